@@ -1,0 +1,1 @@
+"""pysr: blind super-resolution of images and video."""

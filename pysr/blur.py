@@ -1,0 +1,287 @@
+"""Blur kernels: the families that blind super-resolution is trained and tested on, and their PCA code.
+
+A kernel is a (k, k) float tensor, non-negative, summing to 1; a batch is (N, k, k). It is applied as
+an inner product (correlation, not flipped), with tap ``k // 2`` over the output pixel, for odd and for
+even k alike. Every family below is centred on that tap, so that no kernel moves the picture; for even
+k the support therefore reaches one pixel further to the left and top.
+
+Every random family takes ``generator``: a ``torch.Generator`` (its device is the kernels' device), an
+integer seed, or None for torch's global generator. Widths are standard deviations in HR pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# dan.txt section 4.1.1: eight widths evenly spaced over these ranges.
+GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
+# dan.txt section 4.1.1: widths drawn in training, by scale; a scale of 1 (deblurring) takes x2's.
+SETTING1_RANGE = {1: (0.2, 2.0), 2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
+# papers/dan: Setting 2's kernel size in training, by scale.
+SETTING2_SIZE = {1: 11, 2: 11, 3: 15, 4: 21}
+
+Seed = torch.Generator | int | None
+
+
+def as_generator(seed: Seed) -> torch.Generator | None:
+    """A generator from a seed; a generator (or None) passes through unchanged."""
+    if isinstance(seed, int):
+        return torch.Generator().manual_seed(seed)
+    return seed
+
+
+def isotropic(sigma: float | Sequence[float] | Tensor, size: int = 21) -> Tensor:
+    """Isotropic Gaussian kernels (dan.txt, Setting 1).
+
+    Args:
+        sigma: width > 0; a float gives one kernel (k, k), a sequence or tensor (N,) a batch (N, k, k).
+        size: k >= 1.
+    Raises:
+        ValueError: if a width is not positive or the size is below 1.
+    """
+    sigma = _as_widths(sigma)
+    return anisotropic(sigma, sigma, torch.zeros_like(sigma), size)
+
+
+def anisotropic(
+    sigma_x: float | Tensor, sigma_y: float | Tensor, theta: float | Tensor, size: int = 21
+) -> Tensor:
+    """Anisotropic Gaussian kernels: widths along two axes, rotated by theta (radians, anticlockwise).
+
+    Floats give one kernel (k, k), tensors (N,) a batch (N, k, k). Raises ValueError as `isotropic`.
+    """
+    sigma_x, sigma_y = _as_widths(sigma_x), _as_widths(sigma_y)
+    theta = torch.as_tensor(theta, dtype=sigma_x.dtype, device=sigma_x.device)
+    if size < 1:
+        raise ValueError(f"size: expected a kernel size of at least 1, got {size}")
+    axis = torch.arange(size, dtype=sigma_x.dtype, device=sigma_x.device) - size // 2
+    y, x = axis[:, None], axis[None, :]
+    cos, sin = (f(theta)[..., None, None] for f in (torch.cos, torch.sin))
+    along, across = x * cos - y * sin, x * sin + y * cos
+    exponent = (along / sigma_x[..., None, None]) ** 2 + (across / sigma_y[..., None, None]) ** 2
+    return normalise(torch.exp(-0.5 * exponent))
+
+
+def random_isotropic(
+    n: int, sigma_range: tuple[float, float], size: int = 21, generator: Seed = None
+) -> Tensor:
+    """n isotropic Gaussians, widths uniform in sigma_range: (N, k, k)."""
+    return isotropic(_uniform(n, *sigma_range, as_generator(generator)), size)
+
+
+def random_irregular(
+    n: int,
+    size: int = 21,
+    axes: tuple[float, float] = (0.6, 5.0),
+    noise: float = 0.25,
+    generator: Seed = None,
+) -> Tensor:
+    """n irregular kernels of Setting 2 (dan.txt section 4.1.1): (N, k, k).
+
+    Anisotropic Gaussians, both widths uniform in `axes`, rotation uniform in (-pi, pi); every tap is
+    multiplied by 1 + U(0, noise), then the kernel is normalised.
+    """
+    generator = as_generator(generator)
+    sigma_x, sigma_y = _uniform(n, *axes, generator), _uniform(n, *axes, generator)
+    theta = _uniform(n, -math.pi, math.pi, generator)
+    kernels = anisotropic(sigma_x, sigma_y, theta, size)
+    return normalise(kernels * (1 + noise * _rand((n, size, size), generator)))
+
+
+def random_motion(
+    n: int, size: int = 25, extent: tuple[float, float] = (4.0, 16.0), generator: Seed = None
+) -> Tensor:
+    """n camera-shake kernels: a smooth random path, splatted bilinearly: (N, k, k).
+
+    The path turns by a random walk of its heading; its longer side is uniform in `extent` pixels
+    (clipped to the kernel) and its centre of mass lies on tap k // 2.
+    """
+    generator = as_generator(generator)
+    points = 256
+    turn = 0.15 * _randn((n, points), generator)
+    heading = _uniform(n, -math.pi, math.pi, generator)[:, None] + turn.cumsum(1)
+    path = torch.stack((heading.sin(), heading.cos()), -1).cumsum(1)  # (N, P, 2): y, x
+    longer_side = (path.amax(1) - path.amin(1)).amax(-1)
+    wanted = _uniform(n, *extent, generator).clamp(max=max(size // 2 - 1, 0))
+    path = (path - path.mean(1, keepdim=True)) * (wanted / longer_side)[:, None, None] + size // 2
+    path = path.clamp(0, size - 1)
+    corner = path.floor().clamp(max=max(size - 2, 0))
+    fraction = path - corner
+    kernels = torch.zeros(n, size * size, device=path.device)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            weight_y = fraction[..., 0] if dy else 1 - fraction[..., 0]
+            weight_x = fraction[..., 1] if dx else 1 - fraction[..., 1]
+            row, column = ((corner[..., i] + d).clamp(max=size - 1) for i, d in ((0, dy), (1, dx)))
+            kernels.scatter_add_(1, (row * size + column).long(), weight_y * weight_x)
+    return normalise(kernels.view(n, size, size))
+
+
+def gaussian8(scale: int, size: int = 21) -> Tensor:
+    """The eight test kernels of Setting 1 (dan.txt section 4.1.1): (8, k, k) for scale 2, 3 or 4."""
+    if scale not in GAUSSIAN8_RANGE:
+        raise ValueError(f"scale: Gaussian8 is defined for 2, 3 and 4, got {scale}")
+    return isotropic(torch.linspace(*GAUSSIAN8_RANGE[scale], 8), size)
+
+
+def load_mat(path: str | Path) -> Tensor:
+    """Kernels from a MATLAB file of the published form: a 1 x N cell array named `kernels`.
+
+    The 12 kernels of onsr.txt's non-blind table (4 isotropic, 4 anisotropic, 4 motion, 25x25) come so,
+    and other kernel sets too. Returns (N, k, k) float32, each normalised.
+    Raises ValueError when the file has no such array or the kernels differ in size.
+    """
+    from scipy.io import loadmat
+
+    content = loadmat(path)
+    if "kernels" not in content:
+        names = sorted(k for k in content if not k.startswith("__"))
+        raise ValueError(f"{path}: expected an array named 'kernels', found {names}")
+    cells = content["kernels"]
+    kernels = list(cells.ravel()) if cells.dtype == object else list(cells)
+    sizes = {k.shape for k in kernels}
+    if len(sizes) != 1:
+        raise ValueError(f"{path}: expected kernels of one size, found {sorted(sizes)}")
+    return normalise(torch.stack([torch.as_tensor(k.astype("float32")) for k in kernels]))
+
+
+def dirac(size: int = 21) -> Tensor:
+    """The kernel that changes nothing: 1 on tap k // 2. (k, k)."""
+    kernel = torch.zeros(size, size)
+    kernel[size // 2, size // 2] = 1
+    return kernel
+
+
+def shifted(kernels: Tensor, offset: float) -> Tensor:
+    """Move kernels by `offset` pixels down and right (bilinear), then normalise. (N, k, k) or (k, k).
+
+    Decimation keeps the top left pixel of each s x s patch; a kernel moved by (s - 1) / 2 makes the
+    kept sample stand for the patch's middle, so that LR and HR stay aligned, as DIV2KRK's kernels do.
+    """
+    whole = math.floor(offset)
+    fraction = offset - whole
+    size = kernels.shape[-1]
+    out = torch.zeros_like(kernels)
+    for dy, wy in ((whole, 1 - fraction), (whole + 1, fraction)):
+        for dx, wx in ((whole, 1 - fraction), (whole + 1, fraction)):
+            if wy * wx and abs(dy) < size and abs(dx) < size:
+                to_y, from_y = _overlap(size, dy)
+                to_x, from_x = _overlap(size, dx)
+                out[..., to_y, to_x] += wy * wx * kernels[..., from_y, from_x]
+    return normalise(out)
+
+
+def resized(kernels: Tensor, size: int) -> Tensor:
+    """Crop or zero-pad kernels about tap k // 2 to `size`, then normalise. (..., k, k)."""
+    old = kernels.shape[-1]
+    out = kernels.new_zeros(*kernels.shape[:-2], size, size)
+    first = size // 2 - old // 2
+    to = slice(max(first, 0), min(first + old, size))
+    source = slice(to.start - first, to.stop - first)
+    out[..., to, to] = kernels[..., source, source]
+    return normalise(out)
+
+
+def normalise(kernels: Tensor) -> Tensor:
+    """Scale kernels (..., k, k) so that each sums to 1."""
+    return kernels / kernels.sum((-2, -1), keepdim=True)
+
+
+def check_kernel(kernel: Tensor, name: str = "kernel", tolerance: float = 0.05) -> Tensor:
+    """A user's kernel as (k, k) float32 summing to exactly 1.
+
+    Raises ValueError unless it is square, two-dimensional, finite, and sums to 1 within `tolerance`.
+    """
+    kernel = torch.as_tensor(kernel, dtype=torch.float32)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.numel() == 0:
+        raise ValueError(f"{name}: expected a square (k, k) array, got shape {tuple(kernel.shape)}")
+    if not torch.isfinite(kernel).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    total = float(kernel.sum())
+    if abs(total - 1) > tolerance:
+        raise ValueError(f"{name}: expected a sum of 1 (within {tolerance}), got {total:.4g}")
+    return normalise(kernel)
+
+
+def pca_basis(kernels: Tensor, components: int, damping: float | None = None) -> Tensor:
+    """A basis (k*k, components) for the code of kernels (N, k, k): code = flat(kernel) @ basis.
+
+    The kernels are not centred, neither here nor at use, so that the code of a sum is the sum of
+    codes. With damping None the columns are orthonormal (dan.txt section 3.1). With a number, column m
+    is divided by sqrt(l_m + damping * l_0), l the mean squared coefficients: the entries of a code come
+    to the same order of magnitude, which makes small differences between kernels as easy to learn
+    from as large ones.
+    """
+    flat = kernels.flatten(1).double()
+    if not 1 <= components <= min(flat.shape):
+        raise ValueError(f"components: expected 1 to {min(flat.shape)}, got {components}")
+    _, singular, basis = torch.linalg.svd(flat, full_matrices=False)
+    basis = basis[:components].T
+    basis = basis * torch.sign(basis.sum(0) + 1e-12)  # the SVD leaves signs open
+    if damping is not None:
+        power = singular[:components] ** 2 / len(flat)
+        basis = basis / torch.sqrt(power + damping * power[0])
+    return basis.float()
+
+
+def encode(kernels: Tensor, basis: Tensor) -> Tensor:
+    """PCA code of kernels: (N, k, k) -> (N, components)."""
+    if kernels[0].numel() != basis.shape[0]:
+        size = math.isqrt(basis.shape[0])
+        got = tuple(kernels.shape[-2:])
+        raise ValueError(f"kernels: expected {size}x{size} taps for this code, got {got}")
+    return kernels.flatten(1) @ basis
+
+
+def decode(code: Tensor, basis: Tensor) -> Tensor:
+    """The kernels (N, k, k) that a code (N, components) stands for: the least-squares inverse of
+    `encode`, negative taps cut off, normalised to sum 1."""
+    size = math.isqrt(basis.shape[0])
+    flat = code.float() @ torch.linalg.pinv(basis.float())
+    kernels = flat.clamp(min=0).view(-1, size, size)
+    # A code far from every kernel may leave nothing positive; a Dirac then stands for "unknown".
+    empty = kernels.sum((-2, -1)) <= 1e-8
+    kernels[empty] = dirac(size).to(kernels)
+    return normalise(kernels)
+
+
+def spread(kernels: Tensor) -> Tensor:
+    """Root mean square width of kernels (..., k, k) in pixels, the mean of both axes: (...)."""
+    axis = torch.arange(kernels.shape[-1], dtype=kernels.dtype, device=kernels.device)
+    variances = []
+    for marginal in (kernels.sum(-1), kernels.sum(-2)):
+        mean = (marginal * axis).sum(-1, keepdim=True)
+        variances.append((marginal * (axis - mean) ** 2).sum(-1))
+    return torch.sqrt(sum(variances) / 2)
+
+
+def _as_widths(sigma) -> Tensor:
+    sigma = torch.as_tensor(sigma, dtype=torch.float32) if not torch.is_tensor(sigma) else sigma
+    if not bool((sigma > 0).all()):
+        raise ValueError(f"sigma: expected widths above 0, got {sigma.min().item():.4g}")
+    return sigma
+
+
+def _overlap(size: int, shift: int) -> tuple[slice, slice]:
+    """Slices (to, from) of a line moved by `shift`."""
+    return (
+        slice(max(shift, 0), size + min(shift, 0)),
+        slice(max(-shift, 0), size - max(shift, 0)),
+    )
+
+
+def _rand(shape, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device if generator else None)
+
+
+def _randn(shape, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device if generator else None)
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator | None) -> Tensor:
+    return low + (high - low) * _rand((n,), generator)

@@ -1,0 +1,122 @@
+"""Equation 1 of dan.txt: y = (x * k) downsampled by s, plus noise, rounded to 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pysr import blur
+from pysr.degrade.resize import imresize
+from pysr.ops import blur_decimate
+
+DOWNSAMPLERS = ("bicubic", "decimate")
+NOISES = ("gaussian", "speckle")
+SCALES = (1, 2, 3, 4)
+
+
+def classical(
+    hr: Tensor,
+    kernels: Tensor,
+    scale: int,
+    *,
+    downsample: str = "bicubic",
+    noise: float | Tensor = 0.0,
+    noise_kind: str = "gaussian",
+    quantise: bool = True,
+    generator: blur.Seed = None,
+) -> Tensor:
+    """Degrade HR pictures: blur, downsample, add noise, round (dan.txt, equation 1).
+
+    Args:
+        hr: (N, C, H, W), floating point in [0, 1], on any device.
+        kernels: (N, k, k) or (k, k) for all; applied with reflected borders (see `pysr.blur`).
+        scale: s, 1 to 4. The result is (N, C, ceil(H / s), ceil(W / s)).
+        downsample: "bicubic", MATLAB's imresize with antialiasing, as the published tables were made;
+            or "decimate", the top left pixel of each s x s patch, as equation 1 is written.
+        noise: standard deviation in [0, 1] units, one number or (N,).
+        noise_kind: "gaussian" adds noise; "speckle" adds noise times the picture.
+        quantise: clip to [0, 1] and round to multiples of 1/255.
+        generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
+    Raises:
+        ValueError: for a scale, downsampler or noise kind outside these; for noise below zero; and as
+            `pysr.ops.blur_decimate` for shapes.
+    """
+    _check_choice("scale", scale, SCALES)
+    _check_choice("downsample", downsample, DOWNSAMPLERS)
+    _check_choice("noise_kind", noise_kind, NOISES)
+    if kernels.ndim == 2:
+        kernels = kernels.expand(len(hr), -1, -1)
+    kernels = kernels.to(hr)
+    if downsample == "decimate":
+        lr = blur_decimate(hr, kernels, scale)
+    else:
+        lr = imresize(blur_decimate(hr, kernels), 1 / scale)
+    noise = torch.as_tensor(noise, dtype=lr.dtype, device=lr.device)
+    if bool((noise < 0).any()):
+        raise ValueError(f"noise: expected a deviation of at least 0, got {noise.min().item():.4g}")
+    if bool((noise > 0).any()):
+        if isinstance(generator, int):
+            generator = torch.Generator(lr.device).manual_seed(generator)
+        grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
+        grain = grain * noise.reshape(-1, 1, 1, 1)
+        lr = lr + (grain * lr if noise_kind == "speckle" else grain)
+    return to_8bit(lr) if quantise else lr
+
+
+def to_8bit(x: Tensor) -> Tensor:
+    """Clip to [0, 1] and round to the nearest of 256 levels, as a picture file would."""
+    return (x.clamp(0, 1) * 255).round() / 255
+
+
+@dataclass(frozen=True)
+class RandomDegradation:
+    """Draws the degradations that a DAN is trained on: Setting 1 and Setting 2 kernels, mixed.
+
+    Attributes:
+        scale: s, 1 to 4.
+        setting2: share of samples with irregular kernels of Setting 2; the rest are isotropic
+            Gaussians of Setting 1 (dan.txt section 4.1.1, widths by scale).
+        kernel_size: size that every kernel is brought to.
+        axes: range of Setting 2's widths.
+        noise: largest standard deviation of Gaussian noise, in [0, 1] units, uniform from 0.
+        noisy: share of samples with noise.
+        downsample: as in `classical`.
+    """
+
+    scale: int
+    setting2: float = 0.0
+    kernel_size: int = 21
+    axes: tuple[float, float] = (0.6, 5.0)
+    noise: float = 0.0
+    noisy: float = 0.0
+    downsample: str = "bicubic"
+
+    def kernels(self, n: int, generator: blur.Seed) -> Tensor:
+        """n kernels of this mixture: (n, k, k)."""
+        generator = blur.as_generator(generator)
+        first = blur.random_isotropic(
+            n, blur.SETTING1_RANGE[self.scale], self.kernel_size, generator
+        )
+        second = blur.random_irregular(
+            n, blur.SETTING2_SIZE[self.scale], self.axes, generator=generator
+        )
+        chosen = torch.rand(n, generator=generator, device=first.device) < self.setting2
+        return torch.where(chosen[:, None, None], blur.resized(second, self.kernel_size), first)
+
+    def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """LR pictures and the kernels that made them, for HR (N, C, H, W) on the generator's device."""
+        n = len(hr)
+        kernels = self.kernels(n, generator)
+        draws = torch.rand((2, n), generator=generator, device=generator.device)
+        noise = torch.where(draws[0] < self.noisy, draws[1] * self.noise, torch.zeros(n).to(draws))
+        lr = classical(
+            hr, kernels, self.scale, downsample=self.downsample, noise=noise, generator=generator
+        )
+        return lr, kernels
+
+
+def _check_choice(name: str, value, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")

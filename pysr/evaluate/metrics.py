@@ -1,0 +1,57 @@
+"""PSNR and SSIM as the papers' tables have them: on luma, 8-bit, with the border left out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pysr.degrade import to_8bit
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """Y of YCbCr, BT.601 studio range, as MATLAB's rgb2ycbcr: (N, 3, H, W) in [0, 1] -> (N, 1, H, W)
+    in [16, 235] (float64)."""
+    weights = rgb.new_tensor([65.481, 128.553, 24.966], dtype=torch.float64)
+    return 16 + torch.einsum("nchw,c->nhw", rgb.double(), weights)[:, None]
+
+
+def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:
+    """PSNR in dB between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
+
+    `border` pixels are left out at each side. Identical pictures give infinity.
+    """
+    x, y = _prepared(x, border), _prepared(y, border)
+    error = torch.mean((x - y) ** 2)
+    return float(10 * torch.log10(255.0**2 / error))
+
+
+def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
+    """SSIM between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
+
+    The window is an 11x11 Gaussian of sigma 1.5 over the valid region (Wang et al. 2004, K1 = 0.01,
+    K2 = 0.03, L = 255); `border` pixels are left out at each side first.
+    Raises ValueError where less than 11 pixels are left.
+    """
+    x, y = _prepared(x, border), _prepared(y, border)
+    if min(x.shape[-2:]) < 11:
+        raise ValueError(f"ssim: expected at least 11x11 pixels inside the border, got {tuple(x.shape)}")
+    axis = torch.arange(-5.0, 6.0, dtype=torch.float64, device=x.device)
+    line = torch.exp(-(axis**2) / (2 * 1.5**2))
+    line = line / line.sum()
+
+    def window(z: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(z, line.view(1, 1, 11, 1)), line.view(1, 1, 1, 11))
+
+    mean_x, mean_y = window(x), window(y)
+    var_x, var_y = window(x * x) - mean_x**2, window(y * y) - mean_y**2
+    covariance = window(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    score = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    score = score / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return float(score.mean())
+
+
+def _prepared(x: Tensor, border: int) -> Tensor:
+    y = luma(to_8bit(x))
+    return y[..., border : y.shape[-2] - border, border : y.shape[-1] - border]

@@ -1,0 +1,291 @@
+"""DAN: a Restorer and an Estimator that alternate (dan.txt, section 3).
+
+The state dict has the published names, so that public checkpoints load unchanged. One thing is
+computed differently: the kernel code is constant over the image, so its share of a block's first
+convolution is a constant too, apart from the border, where zero padding cuts taps off: nine cases in
+all. They are added to the convolution of the features alone; the code is never stretched over the
+image nor concatenated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pysr import blur
+
+
+@dataclass(frozen=True)
+class DANConfig:
+    """Sizes of a DAN; the defaults are the published network (about 4 M parameters).
+
+    Attributes:
+        scale: s, 1 to 4; 1 deblurs.
+        features, blocks: channels and conditional blocks of the Restorer.
+        code_length: entries of the kernel code, and conditional channels of each block.
+        kernel_size: k of the kernels that the code stands for.
+        iterations: T, the Restorer passes of one estimate.
+        estimator_features, estimator_blocks: the same of the Estimator.
+        compact_tail: one convolution straight to s * s * 3 channels and one pixel shuffle, instead of
+            the published upscaling at full width, which costs a small network more than its body.
+        bicubic_skip: the network adds to bicubic interpolation, where training then begins.
+    """
+
+    scale: int = 4
+    features: int = 64
+    blocks: int = 40
+    code_length: int = 10
+    kernel_size: int = 21
+    iterations: int = 4
+    estimator_features: int = 32
+    estimator_blocks: int = 5
+    compact_tail: bool = False
+    bicubic_skip: bool = False
+
+    def __post_init__(self):
+        if self.scale not in (1, 2, 3, 4):
+            raise ValueError(f"scale: expected 1, 2, 3 or 4, got {self.scale}")
+
+
+class Restoration(NamedTuple):
+    """What a DAN returns: sr (N, 3, s*H, s*W), not clipped, and the kernel's code (N, code_length)."""
+
+    sr: Tensor
+    code: Tensor
+
+
+class ChannelAttention(nn.Module):
+    """Scale every channel by a gate computed from the global means."""
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels // reduction, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(channels // reduction, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.body(x.mean((2, 3), keepdim=True))
+
+
+class ConditionalResidualBlock(nn.Module):
+    """f + R(concat(f, cond)) (dan.txt, equation 5).
+
+    forward(f, cond): f (N, C, H, W); cond (N, D), constant over the image, or (N, D, H, W).
+    """
+
+    def __init__(self, channels: int, conditional: int):
+        super().__init__()
+        hidden = channels + conditional
+        self.channels = channels
+        self.body = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(hidden, channels, 3, padding=1),
+            ChannelAttention(channels),
+        )
+
+    def forward(self, f: Tensor, cond: Tensor) -> Tensor:
+        first = self.body[0]
+        if cond.ndim == 4:
+            hidden = first(torch.cat((f, cond), 1))
+        else:
+            hidden = F.conv2d(f, first.weight[:, : self.channels], padding=1)
+            cases = border_cases(cond, first.weight[:, self.channels :], first.bias, f.shape[-2:])
+            hidden = add_border_cases(hidden, cases)
+        return self.body[1:](hidden).add_(f) if not torch.is_grad_enabled() else self.body[1:](hidden) + f
+
+
+def border_cases(code: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
+    """A zero-padded 3x3 convolution of a constant, where it differs: (N, O, min(H, 3), min(W, 3)).
+
+    Row 0 is the image's top row, the last row its bottom row and any row between all the others;
+    likewise the columns. code (N, D), weight (O, D, 3, 3), bias (O,), size the image's (H, W).
+    """
+    height, width = (min(n, 3) for n in size)
+    return F.conv2d(code[:, :, None, None].expand(-1, -1, height, width), weight, bias, padding=1)
+
+
+def add_border_cases(x: Tensor, cases: Tensor) -> Tensor:
+    """Add what `border_cases` returned to (N, O, H, W), in place unless gradients are recorded."""
+    rows, columns = (_bands(n) for n in x.shape[-2:])
+    if torch.is_grad_enabled():
+        # One product with 0/1 matrices: autograd copies the whole image for every slice written.
+        rows, columns = (_membership(bands).to(x) for bands in (rows, columns))
+        return x + rows @ cases @ columns.T
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            x[:, :, row, column] += cases[:, :, i : i + 1, j : j + 1]
+    return x
+
+
+def _bands(length: int) -> list[slice]:
+    if length < 3:
+        return [slice(i, i + 1) for i in range(length)]
+    return [slice(0, 1), slice(1, length - 1), slice(length - 1, length)]
+
+
+def _membership(bands: list[slice]) -> Tensor:
+    member = torch.zeros(bands[-1].stop, len(bands))
+    for i, band in enumerate(bands):
+        member[band, i] = 1
+    return member
+
+
+class BicubicUpsample(nn.Module):
+    """Bicubic interpolation (a = -0.5) by a whole factor, as one convolution and a pixel shuffle.
+
+    Every output phase is a fixed 5x5 filter of the LR picture, which exports to any runtime. Edge
+    pixels are repeated. (N, C, H, W) -> (N, C, s*H, s*W).
+    """
+
+    def __init__(self, scale: int):
+        super().__init__()
+        self.scale = scale
+        phase = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+        distance = (phase[:, None] - torch.arange(-2.0, 3.0, dtype=torch.float64)).abs()
+        inner = (1.5 * distance - 2.5) * distance**2 + 1
+        outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        taps = torch.where(distance <= 1, inner, torch.where(distance < 2, outer, 0.0))  # (s, 5)
+        weight = torch.einsum("ai,bj->abij", taps, taps).reshape(scale**2, 1, 5, 5)
+        self.register_buffer("weight", weight.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        padded = F.pad(x, (2, 2, 2, 2), mode="replicate").reshape(n * c, 1, h + 4, w + 4)
+        phases = F.conv2d(padded, self.weight.to(x.dtype))
+        return F.pixel_shuffle(phases, self.scale).view(n, c, h * self.scale, w * self.scale)
+
+
+class Restorer(nn.Module):
+    """LR picture and kernel code to SR picture (dan.txt, Figure 2a).
+
+    forward(lr, code): lr (N, 3, H, W) in [0, 1], code (N, code_length) -> (N, 3, s*H, s*W).
+    """
+
+    def __init__(self, config: DANConfig):
+        super().__init__()
+        nf, s = config.features, config.scale
+        self.head = nn.Conv2d(3, nf, 3, padding=1)
+        self.body = nn.Sequential(
+            *(ConditionalResidualBlock(nf, config.code_length) for _ in range(config.blocks))
+        )
+        self.fusion = nn.Conv2d(nf, nf, 3, padding=1)
+        if config.compact_tail:
+            steps, last = [], [nn.Conv2d(nf, 3 * s * s, 3, padding=1), nn.PixelShuffle(s)]
+        else:
+            steps, last = ([2, 2] if s == 4 else [s]), [nn.Conv2d(nf, 3, 3, padding=1)]
+        stages = [(nn.Conv2d(nf, nf * r * r, 3, padding=1), nn.PixelShuffle(r)) for r in steps]
+        self.upscale = nn.Sequential(*(layer for stage in stages for layer in stage), *last)
+        self.skip = BicubicUpsample(s) if config.bicubic_skip else None
+
+    def forward(self, lr: Tensor, code: Tensor) -> Tensor:
+        f = self.head(lr)
+        for block in self.body:
+            f = block(f, code)
+        sr = self.upscale(self.fusion(f))
+        return sr if self.skip is None else sr + self.skip(lr)
+
+
+class Estimator(nn.Module):
+    """SR and LR picture to kernel code (dan.txt, Figure 2b).
+
+    forward(sr, lr): sr (N, 3, s*H, s*W), lr (N, 3, H, W) -> (N, code_length).
+    """
+
+    def __init__(self, config: DANConfig):
+        super().__init__()
+        nf = config.estimator_features
+        self.head_LR = nn.Conv2d(3, nf, 1)
+        self.head_HR = nn.Conv2d(3, nf, 9, stride=config.scale, padding=4)
+        self.body = nn.Sequential(
+            *(ConditionalResidualBlock(nf, nf) for _ in range(config.estimator_blocks))
+        )
+        self.out = nn.Conv2d(nf, config.code_length, 3, padding=1)
+
+    def forward(self, sr: Tensor, lr: Tensor) -> Tensor:
+        f, cond = self.head_LR(lr), self.head_HR(sr)
+        for block in self.body:
+            f = block(f, cond)
+        return self.out(f).mean((2, 3))
+
+
+class DAN(nn.Module):
+    """The alternation of dan.txt, Figure 1, unfolded T times from a Dirac kernel.
+
+    Args:
+        config: sizes; `DANConfig()` is the published network.
+        basis: (k * k, code_length), the code of a kernel is flat(kernel) @ basis; zeros when left out,
+            to be filled from a checkpoint.
+    """
+
+    def __init__(self, config: DANConfig | None = None, basis: Tensor | None = None):
+        super().__init__()
+        self.config = config = config or DANConfig()
+        shape = (config.kernel_size**2, config.code_length)
+        basis = torch.zeros(shape) if basis is None else basis
+        if tuple(basis.shape) != shape:
+            raise ValueError(f"basis: expected shape {shape}, got {tuple(basis.shape)}")
+        self.Restorer = Restorer(config)
+        self.Estimator = Estimator(config)
+        self.register_buffer("encoder", basis[None].clone())
+        self.register_buffer("init_kernel", blur.dirac(config.kernel_size)[None])
+        self.register_buffer("init_ker_map", blur.encode(self.init_kernel, basis))
+
+    def forward(
+        self,
+        lr: Tensor,
+        *,
+        kernel: Tensor | None = None,
+        code: Tensor | None = None,
+        iterations: int | None = None,
+    ) -> Restoration:
+        """Restore (N, 3, H, W); returns the picture and the code of the kernel it was restored with
+        (blind: the code that the last iteration estimated).
+
+        Args:
+            kernel: (N, k, k) or (k, k), known kernels: one Restorer pass, no estimate.
+            code: (N, code_length), the same by its code.
+            iterations: T, at least 1; by default the configuration's. Only the last iteration records
+                gradients: the loop detaches between iterations, and only the last is supervised.
+        """
+        if kernel is not None:
+            kernel = kernel.expand(len(lr), -1, -1) if kernel.ndim == 2 else kernel
+            code = self.encode(kernel)
+        if code is not None:
+            return Restoration(self.Restorer(lr, code), code)
+        iterations = self.config.iterations if iterations is None else iterations
+        if iterations < 1:
+            raise ValueError(f"iterations: expected at least 1, got {iterations}")
+        code = self.init_ker_map.to(lr.dtype).expand(len(lr), -1)
+        with torch.no_grad():
+            for _ in range(iterations - 1):
+                code = self.Estimator(self.Restorer(lr, code), lr)
+        sr = self.Restorer(lr, code)
+        return Restoration(sr, self.Estimator(sr.detach(), lr))
+
+    def encode(self, kernel: Tensor) -> Tensor:
+        """Code (N, code_length) of kernels (N, k', k'), cropped or padded to the model's size."""
+        if kernel.shape[-1] != self.config.kernel_size:
+            kernel = blur.resized(kernel, self.config.kernel_size)
+        return blur.encode(kernel.to(self.encoder), self.encoder[0])
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Kernels (N, k, k), summing to 1, that codes (N, code_length) stand for."""
+        return blur.decode(code, self.encoder[0])
+
+
+def initialise(model: nn.Module, gain: float = 0.1) -> None:
+    """Kaiming normal weights times `gain`, zero biases: the published start of training."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, a=0, mode="fan_in")
+            module.weight.data.mul_(gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

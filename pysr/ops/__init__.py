@@ -1,0 +1,5 @@
+"""Operators: every one has a plain torch reference beside kernels for CPU and CUDA."""
+
+from pysr.ops.blur_decimate import blur_decimate
+
+__all__ = ["blur_decimate"]

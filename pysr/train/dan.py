@@ -1,0 +1,151 @@
+"""Train a DAN: the published loss (dan.txt section 3.1), with a head start that can be switched off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pysr import blur
+from pysr.degrade import RandomDegradation
+from pysr.evaluate.metrics import psnr
+from pysr.evaluate.protocols import cases
+from pysr.nets.dan import DAN, DANConfig, initialise
+from pysr.train.data import TileCache
+from pysr.train.loop import TrainingOptions, run
+
+KERNELS_FOR_PCA = 20000
+VALIDATION_CROP = 192
+
+
+@dataclass(frozen=True)
+class DANData:
+    """Where the training pictures are and how they are cut.
+
+    Attributes:
+        folders: of HR pictures.
+        patch: side of a LR patch in pixels (dan.txt: 64).
+        batch: patches per step and process (dan.txt: 64).
+        hold_out: pictures kept for validation.
+        apart: steps, the first ones, in which Restorer and Estimator are trained apart: the Restorer is
+            given the true code and the Estimator sees what the Restorer makes with a Dirac kernel. 0
+            trains as published.
+        damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
+    """
+
+    folders: tuple[str, ...]
+    patch: int = 64
+    batch: int = 64
+    hold_out: int = 6
+    apart: int = 0
+    damping: float | None = None
+
+
+class DANLosses(nn.Module):
+    """L1 of the picture and L1 of the code, of the last iteration only (dan.txt section 3.1)."""
+
+    def __init__(self, model: DAN):
+        super().__init__()
+        self.model = model
+
+    def forward(self, hr: Tensor, lr: Tensor, kernels: Tensor, apart: bool) -> dict[str, Tensor]:
+        model = self.model
+        true_code = model.encode(kernels)
+        if apart:
+            dirac = model.init_ker_map.expand(len(lr), -1)
+            with torch.no_grad():
+                first = model.Restorer(lr, dirac)
+            sr, code = model.Restorer(lr, true_code), model.Estimator(first, lr)
+        else:
+            sr, code = model(lr)
+        return {"picture": F.l1_loss(sr, hr), "code": F.l1_loss(code, true_code)}
+
+
+class DANTask:
+    """See `pysr.train.loop.Task`."""
+
+    def __init__(
+        self,
+        config: DANConfig,
+        data: DANData,
+        degradation: RandomDegradation,
+        seed: int,
+        device: torch.device,
+    ):
+        self.data, self.degradation, self.device = data, degradation, device
+        basis = blur.pca_basis(
+            degradation.kernels(KERNELS_FOR_PCA, seed), config.code_length, data.damping
+        )
+        torch.manual_seed(seed)
+        self.model = DAN(config, basis)
+        initialise(self.model)
+        self.model.to(device, memory_format=torch.channels_last)
+        self.module = DANLosses(self.model)
+        self.tiles = TileCache(data.folders, device, data.hold_out)
+
+    def batch(self, step: int, generator: torch.Generator) -> dict:
+        scale = self.degradation.scale
+        hr = self.tiles.patches(self.data.batch, self.data.patch * scale, generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        lr, kernels = self.degradation(hr, torch.Generator(self.device).manual_seed(seed))
+        return {
+            "hr": hr.contiguous(memory_format=torch.channels_last),
+            "lr": lr.contiguous(memory_format=torch.channels_last),
+            "kernels": kernels,
+            "apart": step < self.data.apart,
+        }
+
+    def validate(self, model: DAN) -> dict[str, float]:
+        """PSNR and code error on the held-out pictures under gaussian8 (three of its eight blurs)."""
+        scale, crop = model.config.scale, VALIDATION_CROP
+        values, errors = [], []
+        for tile in self.tiles.held_out:
+            hr = tile[None, :, :crop, :crop].float() / 255
+            for case in list(cases("gaussian8", max(scale, 2), hr))[::3] if scale > 1 else []:
+                sr, code = model(case.lr.to(self.device))
+                values.append(psnr(sr.cpu().float(), case.hr, scale))
+                true_code = model.encode(case.kernel[None].to(self.device))
+                errors.append(float(F.l1_loss(code.float(), true_code)))
+        if not values:
+            return {}
+        return {"psnr": sum(values) / len(values), "code_error": sum(errors) / len(errors)}
+
+
+def train_dan(
+    config: DANConfig,
+    data: DANData,
+    degradation: RandomDegradation,
+    options: TrainingOptions,
+    out: str | Path,
+    device: str = "cpu",
+) -> DAN:
+    """Train a DAN and return its averaged model; see `pysr.train.loop.run` for what lands in `out`.
+
+    Raises:
+        ValueError: when model and degradation differ in scale or kernel size, and as `run`.
+        FileNotFoundError: when the training pictures are not there.
+    """
+    for name in ("scale", "kernel_size"):
+        wanted, got = getattr(config, name), getattr(degradation, name)
+        if wanted != got:
+            raise ValueError(f"degradation.{name}: expected the model's {wanted}, got {got}")
+    task = DANTask(config, data, degradation, options.seed, torch.device(device))
+    description = {
+        "model": _plain(config),
+        "degradation": _plain(degradation),
+        "folders": list(data.folders),
+        "damping": data.damping,
+        "seed": options.seed,
+    }
+    return run(task, options, Path(out), description, torch.device(device))
+
+
+def _plain(settings) -> dict:
+    """A dataclass as what survives a checkpoint unchanged: numbers, strings and lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(settings).items()
+    }

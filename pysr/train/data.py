@@ -1,0 +1,75 @@
+"""Training pictures: decoded once into memory, random patches cut from them by a seeded draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+class TileCache:
+    """All pictures of some folders as uint8 tensors on one device.
+
+    Args:
+        folders: searched for pictures, not recursively; sorted by name, so that an index is stable.
+        device: where the pictures live; patches are cut there.
+        hold_out: the first pictures, evenly spread over all, kept for validation instead.
+    Raises:
+        FileNotFoundError: for a missing folder, or when no folder holds a picture.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], device: str = "cpu", hold_out: int = 0):
+        paths = []
+        for folder in map(Path, folders):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"training data: no folder {folder}")
+            paths += sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        if len(paths) <= hold_out:
+            raise FileNotFoundError(
+                f"training data: expected more than {hold_out} pictures in "
+                f"{', '.join(map(str, folders))}, found {len(paths)}"
+            )
+        stride = len(paths) // hold_out if hold_out else 0
+        kept = {i * stride for i in range(hold_out)}
+        self.paths = [p for i, p in enumerate(paths) if i not in kept]
+        self.tiles = [self._load(p).to(device) for p in self.paths]
+        self.held_out = [self._load(p) for i, p in enumerate(paths) if i in kept]
+
+    @staticmethod
+    def _load(path: Path) -> Tensor:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def patches(self, n: int, size: int, generator: torch.Generator) -> Tensor:
+        """n random patches (n, 3, size, size) in [0, 1], each flipped and rotated at random.
+
+        `generator` is a CPU generator: the draw costs no synchronisation with the device.
+        Raises ValueError when a picture is smaller than a patch.
+        """
+        out = []
+        for _ in range(n):
+            index, flip, turns = self._draw((len(self), 2, 4), generator)
+            tile = self.tiles[index]
+            if min(tile.shape[-2:]) < size:
+                raise ValueError(
+                    f"{self.paths[index]}: expected at least {size}x{size} pixels for a patch, "
+                    f"got {tile.shape[-1]}x{tile.shape[-2]}"
+                )
+            y, x = self._draw((tile.shape[-2] - size + 1, tile.shape[-1] - size + 1), generator)
+            patch = tile[:, y : y + size, x : x + size].rot90(turns, (1, 2))
+            out.append(patch.flip(2) if flip else patch)
+        return torch.stack(out).float() / 255
+
+    @staticmethod
+    def _draw(bounds: Sequence[int], generator: torch.Generator) -> list[int]:
+        uniform = torch.rand(len(bounds), generator=generator, dtype=torch.float64)
+        return [int(u * b) for u, b in zip(uniform.tolist(), bounds, strict=True)]

@@ -1,0 +1,253 @@
+"""The training loop: optimiser, schedule, averaged weights, log, and a resume that loses nothing.
+
+What is learned is a task's business (see `pysr.train.dan`); how it is run is the same for all. Every
+step draws its data from a generator seeded by (seed, rank, step), so a resumed run continues in
+exactly the data order of an uninterrupted one without storing any generator's state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to run a training.
+
+    Attributes:
+        steps: optimiser steps in all.
+        learning_rate, betas: of Adam (dan.txt section 4.1.1: betas 0.9 and 0.99).
+        warmup: steps over which the learning rate rises linearly from 0.
+        halve_every: the published schedule, the rate halves every so many steps; 0 leaves it constant.
+        cooldown: the last steps, over which the rate falls linearly to 0.
+        ema: decay of the averaged weights, which are the ones that are validated and shipped.
+        precision: "fp32", or "bf16" through autocast.
+        compile: run the step through torch.compile.
+        seed: of weights and data.
+        log_every, validate_every, save_every: in steps.
+    """
+
+    steps: int
+    learning_rate: float = 4e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: int = 0
+    halve_every: int = 0
+    cooldown: int = 0
+    ema: float = 0.999
+    precision: str = "fp32"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 50
+    validate_every: int = 1000
+    save_every: int = 500
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"training.steps: expected at least 1, got {self.steps}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"training.precision: expected fp32 or bf16, got {self.precision!r}")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, ..."""
+        rate = self.learning_rate
+        if self.halve_every:
+            rate *= 0.5 ** (step // self.halve_every)
+        if step < self.warmup:
+            rate *= (step + 1) / self.warmup
+        if self.cooldown:
+            rate *= min(1.0, (self.steps - step) / self.cooldown)
+        return rate
+
+
+class Task(Protocol):
+    """What is trained: `module` computes losses of a batch, `model` inside it is what is kept."""
+
+    model: nn.Module
+    module: nn.Module
+
+    def batch(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Keyword arguments of one call of `module`."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Figures of a model on held-out data."""
+
+
+def data_generator(seed: int, rank: int, step: int) -> torch.Generator:
+    """The CPU generator that draws the data of one step of one process."""
+    state = np.random.SeedSequence((seed, rank, step)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def run(
+    task: Task, options: TrainingOptions, out: Path, description: dict, device: torch.device
+) -> nn.Module:
+    """Train `task`, or go on where an earlier run in `out` stopped; returns the averaged model.
+
+    Writes out/log.jsonl (a line per log_every steps and per validation) and out/last.pt (model,
+    averaged model, optimiser, step, description), always beside and then renamed. Under torchrun every
+    process takes its own part of each batch's draw; only the first writes.
+
+    Raises:
+        ValueError: when out/last.pt was made from another model or data description.
+        RuntimeError: when a loss is not finite, naming the step.
+    """
+    rank, world = _join_processes(device)
+    module = task.module
+    if world > 1:
+        module = DistributedDataParallel(module)
+    if options.compile:
+        module = torch.compile(module)
+    optimiser = torch.optim.Adam(
+        task.model.parameters(), lr=options.learning_rate, betas=options.betas
+    )
+    average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
+    checkpoint = out / "last.pt"
+    first = _resume(checkpoint, task.model, average, optimiser, description, device)
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+    autocast = torch.autocast(
+        device.type, torch.bfloat16, enabled=options.precision == "bf16"
+    )
+    sums, counted, started = {}, 0, time.perf_counter()
+    with _Reporter(out, options.steps, first, rank == 0) as report:
+        for step in range(first, options.steps):
+            batch = task.batch(step, data_generator(options.seed, rank, step))
+            for group in optimiser.param_groups:
+                group["lr"] = options.rate(step)
+            with autocast:
+                losses = module(**batch)
+            total = sum(losses.values())
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            optimiser.step()
+            average.update_parameters(task.model)
+            # Summed on the device: reading a loss every step would stall the queue.
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            counted += 1
+            done = step + 1
+            if done % options.log_every == 0 or done == options.steps:
+                means = {name: float(value) / counted for name, value in sums.items()}
+                if not all(np.isfinite(value) for value in means.values()):
+                    raise RuntimeError(f"training: loss is not finite near step {done}: {means}")
+                seconds = (time.perf_counter() - started) / counted
+                report.line(step=done, rate=options.rate(step), seconds_per_step=seconds, **means)
+                sums, counted, started = {}, 0, time.perf_counter()
+            if rank == 0 and (done % options.validate_every == 0 or done == options.steps):
+                report.line(step=done, **_validate(task, average.module))
+                started = time.perf_counter()
+            if rank == 0 and (done % options.save_every == 0 or done == options.steps):
+                _save(checkpoint, task.model, average, optimiser, done, description)
+            report.advance()
+    return average.module
+
+
+def _validate(task: Task, model: nn.Module) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad():
+        figures = task.validate(model)
+    model.train()
+    return figures
+
+
+def _join_processes(device: torch.device) -> tuple[int, int]:
+    """Rank and number of processes; torchrun says them in the environment."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return (torch.distributed.get_rank(), world) if world > 1 else (0, 1)
+
+
+def _save(path: Path, model, average, optimiser, step: int, description: dict) -> None:
+    beside = path.with_suffix(".tmp")
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+            "description": description,
+        },
+        beside,
+    )
+    os.replace(beside, path)
+
+
+def _resume(path: Path, model, average, optimiser, description: dict, device) -> int:
+    """Load a checkpoint into everything that is trained; returns the next step."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    if state["description"] != description:
+        changed = sorted(
+            key
+            for key in state["description"].keys() | description.keys()
+            if state["description"].get(key) != description.get(key)
+        )
+        raise ValueError(
+            f"{path}: was made by another recipe ({', '.join(changed)} differ); "
+            "use another output folder, or the same recipe"
+        )
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"]
+
+
+class _Reporter:
+    """The log file, and a bar on a terminal or plain lines elsewhere."""
+
+    def __init__(self, out: Path, steps: int, first: int, writes: bool):
+        self.out, self.writes = out, writes
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            speed_estimate_period=300,
+            disable=not (writes and console.is_terminal),
+        )
+        self.task = self.bar.add_task("", total=steps, completed=first)
+
+    def __enter__(self):
+        self.bar.start()
+        self.file = open(self.out / "log.jsonl", "a") if self.writes else None
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.stop()
+        if self.file:
+            self.file.close()
+
+    def line(self, **figures) -> None:
+        if not self.file:
+            return
+        self.file.write(json.dumps(figures) + "\n")
+        self.file.flush()
+        text = "  ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in figures.items()
+        )
+        self.bar.update(self.task, description=text)
+        if self.bar.disable:
+            print(text, flush=True)
+
+    def advance(self) -> None:
+        self.bar.advance(self.task)

@@ -13,7 +13,8 @@ from pysr import blur
 from pysr.degrade import RandomDegradation
 from pysr.evaluate.metrics import psnr
 from pysr.evaluate.protocols import cases
-from pysr.nets.dan import DAN, DANConfig, initialise
+from pysr.nets.dan import DAN, BicubicUpsample, DANConfig, initialise
+from pysr.nets.registry import load_model
 from pysr.train.data import TileCache
 from pysr.train.loop import TrainingOptions, run
 
@@ -31,9 +32,10 @@ class DANData:
         batch: patches per step and process (dan.txt: 64).
         hold_out: pictures kept for validation.
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the Restorer is
-            given the true code and the Estimator sees what the Restorer makes with a Dirac kernel. 0
-            trains as published.
+            given the true code and the Estimator sees bicubic interpolation. 0 trains as published.
         damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
+        start: a weights file of the same configuration to begin from, with its basis; left out,
+            training begins from random weights.
     """
 
     folders: tuple[str, ...]
@@ -42,6 +44,7 @@ class DANData:
     hold_out: int = 6
     apart: int = 0
     damping: float | None = None
+    start: str | None = None
 
 
 class DANLosses(nn.Module):
@@ -50,15 +53,14 @@ class DANLosses(nn.Module):
     def __init__(self, model: DAN):
         super().__init__()
         self.model = model
+        self.interpolate = BicubicUpsample(model.config.scale)
 
     def forward(self, hr: Tensor, lr: Tensor, kernels: Tensor, apart: bool) -> dict[str, Tensor]:
         model = self.model
         true_code = model.encode(kernels)
         if apart:
-            dirac = model.init_ker_map.expand(len(lr), -1)
-            with torch.no_grad():
-                first = model.Restorer(lr, dirac)
-            sr, code = model.Restorer(lr, true_code), model.Estimator(first, lr)
+            sr = model.Restorer(lr, true_code)
+            code = model.Estimator(self.interpolate(lr), lr)
         else:
             sr, code = model(lr)
         return {"picture": F.l1_loss(sr, hr), "code": F.l1_loss(code, true_code)}
@@ -76,13 +78,16 @@ class DANTask:
         device: torch.device,
     ):
         self.data, self.degradation, self.device = data, degradation, device
-        basis = blur.pca_basis(
-            degradation.kernels(KERNELS_FOR_PCA, seed), config.code_length, data.damping
-        )
         torch.manual_seed(seed)
-        self.model = DAN(config, basis)
-        initialise(self.model)
-        self.model.to(device, memory_format=torch.channels_last)
+        if data.start:
+            self.model = load_model(data.start)
+            if self.model.config != config:
+                raise ValueError(f"start: {data.start} has another configuration: {self.model.config}")
+        else:
+            kernels = degradation.kernels(KERNELS_FOR_PCA, seed)
+            self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))
+            initialise(self.model)
+        self.model.train().to(device, memory_format=torch.channels_last)
         self.module = DANLosses(self.model)
         self.tiles = TileCache(data.folders, device, data.hold_out)
 
@@ -138,6 +143,7 @@ def train_dan(
         "degradation": _plain(degradation),
         "folders": list(data.folders),
         "damping": data.damping,
+        "start": data.start,
         "seed": options.seed,
     }
     return run(task, options, Path(out), description, torch.device(device))

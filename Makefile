@@ -1,0 +1,36 @@
+# make demo, make test: on a fresh machine with Python 3.10+, a C++17 compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# A plain `torch` would fetch gigabytes of CUDA libraries; this release is what everything is tested on.
+CONSTRAINTS := constraints.txt
+NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: demo test bench lint format clean
+
+demo: $(STAMP)
+	$(BIN)/python demo/demo.py $(IN)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest bench --benchmark-columns=median,iqr,rounds
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): pyproject.toml $(CONSTRAINTS) $(NATIVE)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo/out *.egg-info pysr/_C*.so

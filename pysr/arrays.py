@@ -1,0 +1,129 @@
+"""Pictures as users hold them, and back: numpy, torch, or anything that speaks DLPack.
+
+Inside the library a picture is a (N, 3, H, W) float32 tensor in [0, 1], RGB. `unpack` takes a user's
+array apart into that and what the network does not see (transparency, type, device, shape); the
+`Unpacked` it returns puts a result together again in the user's own form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LEVELS = {torch.uint8: 255, torch.uint16: 65535}
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A user's picture, taken apart.
+
+    Attributes:
+        rgb: (N, 3, H, W) float32 in [0, 1].
+        alpha: (N, 1, H, W) float32 in [0, 1], or None.
+        dtype: the user's, as a torch dtype.
+        channels: of the user's array: 1, 3 or 4; batched: it was a torch (N, 3, H, W).
+        wrap: turns a torch tensor into the user's array type.
+    """
+
+    rgb: Tensor
+    alpha: Tensor | None
+    dtype: torch.dtype
+    channels: int
+    batched: bool
+    wrap: Callable[[Tensor], object]
+
+    def empty(self, height: int, width: int) -> Tensor:
+        """Room for the result of another size, in the user's dtype and layout but channels first."""
+        shape = (len(self.rgb), self.channels, height, width)
+        return torch.empty(shape, dtype=self.dtype, device=self.rgb.device)
+
+    def quantised(self, x: Tensor) -> Tensor:
+        """Values in [0, 1] to the user's dtype: clipped, and rounded where it is an integer type."""
+        x = x.clamp(0, 1)
+        if self.dtype in _LEVELS:
+            x = (x * _LEVELS[self.dtype]).round_()
+            # Straight to uint16 is not implemented on every device; int32 holds it everywhere.
+            return x.to(torch.int32).to(self.dtype) if self.dtype == torch.uint16 else x.to(self.dtype)
+        return x.to(self.dtype)
+
+    def place(self, out: Tensor, window: tuple[slice, slice], rgb: Tensor) -> None:
+        """Write (N, 3, h, w) of a result into `out`, which `empty` made."""
+        if self.channels == 1:
+            rgb = rgb.mean(1, keepdim=True)
+        out[:, : min(self.channels, 3), window[0], window[1]] = self.quantised(rgb)
+
+    def pack(self, out: Tensor) -> object:
+        """`out`, filled, as the user's own type and layout."""
+        if self.batched:
+            return self.wrap(out)
+        picture = out[0, 0] if self.channels == 1 else out[0].permute(1, 2, 0).contiguous()
+        return self.wrap(picture)
+
+
+def unpack(image) -> Unpacked:
+    """Take a user's picture apart.
+
+    Args:
+        image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1], RGB;
+            or torch (N, 3, H, W), floating point in [0, 1]; or an array with __dlpack__ of one of the
+            numpy shapes.
+    Raises:
+        TypeError: for another type or dtype.
+        ValueError: for another shape, no pixels, NaN or infinity.
+    """
+    if isinstance(image, torch.Tensor):
+        tensor, batched, wrap = image, True, lambda t: t
+        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+            raise ValueError(
+                "image: expected a torch tensor (N, 3, H, W), floating point in [0, 1], "
+                f"got {image.dtype} {tuple(image.shape)}"
+            )
+    else:
+        tensor, wrap = _foreign(image)
+        batched = False
+        if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[2] not in (1, 3, 4)):
+            raise ValueError(
+                f"image: expected (H, W), (H, W, 3) or (H, W, 4), got {tuple(tensor.shape)}"
+            )
+        if tensor.ndim == 3 and tensor.shape[2] == 1:
+            raise ValueError(f"image: a grey picture has the shape (H, W), got {tuple(tensor.shape)}")
+        tensor = tensor[..., None] if tensor.ndim == 2 else tensor
+        tensor = tensor.permute(2, 0, 1)[None]
+    if tensor.numel() == 0:
+        raise ValueError(f"image: expected at least one pixel, got shape {tuple(tensor.shape)}")
+    if tensor.dtype in _LEVELS:
+        values = tensor.to(torch.float32) / _LEVELS[tensor.dtype]
+    elif tensor.dtype in _FLOATS:
+        values = tensor.to(torch.float32)
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("image: expected finite values, got NaN or infinity")
+    else:
+        raise TypeError(f"image: expected uint8, uint16 or floating point, got {tensor.dtype}")
+    channels = tensor.shape[1]
+    rgb = values[:, :1].expand(-1, 3, -1, -1) if channels == 1 else values[:, :3]
+    alpha = values[:, 3:] if channels == 4 else None
+    return Unpacked(rgb.clamp(0, 1), alpha, tensor.dtype, channels, batched, wrap)
+
+
+def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
+    """A torch tensor sharing memory with a numpy or DLPack array, and the way back."""
+    if isinstance(image, np.ndarray):
+        if not image.dtype.isnative or any(stride < 0 for stride in image.strides):
+            image = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+        try:
+            return torch.from_numpy(image), lambda t: t.cpu().numpy()
+        except TypeError:
+            raise TypeError(
+                f"image: expected uint8, uint16 or floating point, got {image.dtype}"
+            ) from None
+    if hasattr(image, "__dlpack__") and hasattr(image, "__array_namespace__"):
+        namespace = image.__array_namespace__()
+        return torch.from_dlpack(image), namespace.from_dlpack
+    raise TypeError(
+        f"image: expected numpy, torch or an array with __dlpack__, got {type(image).__name__}"
+    )

@@ -1,0 +1,72 @@
+"""The command line: one file per command, each thin over the library.
+
+Exit codes: 0 the whole job is done; 2 something in what was asked for or given is wrong, said in one
+line; 1 a fault of pysr's own, with how to get its details; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import pysr
+
+# Modules are imported when their command is run, so that help and version come at once.
+COMMANDS = {
+    "upscale": "restore a picture or a folder of pictures",
+    "inspect": "what happened to a picture: blur kernel, noise, confidence",
+    "degrade": "make a low-resolution picture from a clean one",
+    "train": "train a model from a recipe",
+    "evaluate": "measure models under a published protocol",
+    "models": "list the models that come with pysr",
+    "doctor": "what pysr can use on this machine",
+}
+
+
+class CommandError(Exception):
+    """What was asked for cannot be done; the message is one line that says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="pysr", description="Blind super-resolution of images and video."
+    )
+    parser.add_argument("--version", action="version", version=f"pysr {pysr.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == (arguments[0] if arguments else None):
+            import_module(f"pysr.cli.{name}").add_arguments(command)
+    try:
+        options = parser.parse_args(arguments)
+        return import_module(f"pysr.cli.{options.command}").run(options) or 0
+    except KeyboardInterrupt:
+        print("pysr: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain once more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CommandError, ValueError, TypeError, OSError) as error:
+        if "PYSR_DEBUG" in os.environ:
+            raise
+        print(f"pysr {options.command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if "PYSR_DEBUG" in os.environ:
+            raise
+        print(
+            f"pysr {options.command}: {type(error).__name__}: {_one_line(error)} "
+            "(set PYSR_DEBUG=1 for the details)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,59 @@
+"""pysr doctor"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+import torch
+
+import pysr
+from pysr import _ext, engines, ops
+from pysr.nets import SHIPPED, ModelError, load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what works; exits with 2 when something that ships with pysr does not."""
+    lines = [
+        ("pysr", pysr.__version__),
+        ("python", f"{platform.python_version()} on {platform.machine()}"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("gpu", _gpu()),
+    ]
+    kernels = _ext.report()
+    if kernels.built:
+        cuda = "none compiled in"
+        if kernels.cuda:
+            cuda = f"CUDA {kernels.cuda} for {', '.join(kernels.cuda_architectures)}"
+        lines.append(("CPU kernels", f"{kernels.isa} of {kernels.supported_isa}"))
+        lines.append(("CUDA kernels", cuda))
+    else:
+        lines.append(("kernels", f"missing, plain torch is used instead ({kernels.reason})"))
+    for name in ops.__all__:
+        devices = sorted(_ext.DEVICES) or ["plain torch"]
+        usable = [d for d in devices if d != "cuda" or torch.cuda.is_available()]
+        lines.append((f"operator {name}", ", ".join(usable)))
+    lines.append(("engines", f"{', '.join(engines.ENGINES)}; auto takes torch, the only one so far"))
+    broken = not kernels.built
+    for name in SHIPPED:
+        try:
+            model = load_model(name)
+            lines.append((f"model {name}", f"x{model.config.scale}, weights load"))
+        except (ModelError, OSError) as error:
+            lines.append((f"model {name}", f"BROKEN: {error}"))
+            broken = True
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+    return 2 if broken else 0
+
+
+def _gpu() -> str:
+    if not torch.cuda.is_available():
+        return "none that torch can use"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names)

@@ -1,0 +1,53 @@
+"""pysr evaluate --protocol P --scale S --data DIR"""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.progress import Progress
+
+from pysr import pictures
+from pysr.evaluate import PROTOCOLS, evaluate
+from pysr.nets import SHIPPED
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="gaussian8")
+    parser.add_argument("--scale", type=int, default=4, help="2, 3 or 4 (default: 4)")
+    parser.add_argument("--data", required=True, help="a folder of HR pictures")
+    parser.add_argument(
+        "--model",
+        action="append",
+        help="a name or file; may be given again; none for interpolation alone "
+        "(default: every shipped model of that scale)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of div2krk's kernels (default: 0)")
+    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument("--json", metavar="FILE", help="write the table as JSON too")
+
+
+def run(options: argparse.Namespace) -> int:
+    models = options.model or [n for n in SHIPPED if n.endswith(f"-x{options.scale}")]
+    models = [] if models == ["none"] else models
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"limit: expected at least 1, got {options.limit}")
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("pictures", total=None)
+        report = evaluate(
+            options.protocol,
+            options.scale,
+            options.data,
+            models,
+            seed=options.seed,
+            limit=options.limit,
+            device=options.device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if options.json:
+        with pictures.written_whole(options.json) as beside:
+            beside.write_text(report.to_json() + "\n")
+    Console().print(report.table())
+    return 0

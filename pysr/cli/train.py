@@ -1,0 +1,47 @@
+"""pysr train RECIPE.toml"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+import torch
+
+from pysr import pictures
+from pysr.nets import save_model
+from pysr.train.dan import train_dan
+from pysr.train.recipe import read_recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a TOML file, or the name of one that comes with pysr")
+    parser.add_argument("--out", help="where results go, instead of the recipe's")
+    parser.add_argument("--steps", type=int, help="steps in all, instead of the recipe's")
+    parser.add_argument("--device", help="auto, cpu or cuda, instead of the recipe's")
+
+
+def run(options: argparse.Namespace) -> int:
+    recipe = read_recipe(options.recipe)
+    training = recipe.training
+    if options.steps is not None:
+        training = dataclasses.replace(training, steps=options.steps)
+    out = Path(options.out or recipe.out)
+    device = _device(options.device or recipe.device)
+    model = train_dan(recipe.model, recipe.data, recipe.degradation, training, out, device)
+    if int(os.environ.get("RANK", 0)) == 0:
+        target = out / "model.safetensors"
+        with pictures.written_whole(target) as beside:
+            save_model(model, beside)
+        print(f"wrote {target}")
+    return 0
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        # Under torchrun every process has a GPU of its own.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return name

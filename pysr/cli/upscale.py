@@ -1,0 +1,59 @@
+"""pysr upscale IN OUT"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from pysr import pictures
+from pysr.cli import CommandError
+from pysr.cli.options import add_model_arguments, kernel, outputs, upscaler
+from pysr.upscaler import TILE, Upscaled, Upscaler
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", help="a picture, or a folder of pictures")
+    parser.add_argument("output", help="a picture, or a folder")
+    add_model_arguments(parser)
+    parser.add_argument("--kernel", help="the blur, if known: .npy, .json or a grey picture")
+    parser.add_argument(
+        "--tile", type=int, default=TILE, help=f"side of tiles in input pixels (default: {TILE})"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    known = kernel(options.kernel)
+    pairs = outputs(options.input, options.output)
+    restorer = upscaler(options)
+    failures = []
+    for source, target in pairs:
+        try:
+            started = time.perf_counter()
+            result = upscale_file(restorer, source, target, known, options.tile)
+            print(_line(source, target, result, time.perf_counter() - started), flush=True)
+        except ValueError as error:
+            if len(pairs) == 1:
+                raise
+            failures.append(source)
+            print(f"pysr upscale: {error}", file=sys.stderr)
+    if failures:
+        raise CommandError(f"{len(failures)} of {len(pairs)} pictures were not upscaled")
+    return 0
+
+
+def upscale_file(restorer: Upscaler, source, target, known=None, tile: int = TILE) -> Upscaled:
+    """Upscale one file to another; what the format cannot hold is refused before the work."""
+    picture = pictures.read(source)
+    pictures.check_writable(target, picture)
+    result = restorer(picture.pixels, kernel=known, tile=tile)
+    pictures.write(target, picture.with_pixels(result.image))
+    return result
+
+
+def _line(source, target, result: Upscaled, seconds: float) -> str:
+    height, width = result.image.shape[:2]
+    return (
+        f"{source} -> {target} ({width}x{height}, {seconds:.1f} s, "
+        f"consistency {result.consistency:.1f} dB)"
+    )

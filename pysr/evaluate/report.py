@@ -1,0 +1,156 @@
+"""Run models through a protocol, and say what came out as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from pysr import blur, pictures
+from pysr.degrade import imresize, to_8bit
+from pysr.evaluate.metrics import psnr, ssim
+from pysr.evaluate.protocols import Case, cases
+from pysr.upscaler import Upscaler, load
+
+INTERPOLATION = "bicubic interpolation"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line of a table, means over all cases.
+
+    Attributes:
+        psnr, ssim: on Y, 8 bits, a border of `scale` pixels left out (see `pysr.evaluate.metrics`).
+        kernel_error: sum of absolute differences between estimated and true kernel, 0 to 2; None for
+            a method that estimates none.
+        seconds: per picture, the method alone.
+    """
+
+    method: str
+    psnr: float
+    ssim: float
+    kernel_error: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table and what it was made from."""
+
+    protocol: str
+    scale: int
+    data: str
+    pictures: int
+    cases: int
+    seed: int
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> str:
+        machine = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        return json.dumps({**asdict(self), "machine": machine}, indent=2)
+
+    def table(self) -> Table:
+        title = (
+            f"{self.protocol} x{self.scale}: {self.pictures} pictures, {self.cases} cases, {self.data}"
+        )
+        table = Table(title=title, title_justify="left")
+        table.add_column("method", overflow="fold")
+        for name in ("PSNR dB", "SSIM", "kernel error", "s/picture"):
+            table.add_column(name, justify="right")
+        for row in self.rows:
+            error = "-" if row.kernel_error is None else f"{row.kernel_error:.3f}"
+            table.add_row(
+                row.method, f"{row.psnr:.2f}", f"{row.ssim:.4f}", error, f"{row.seconds:.3f}"
+            )
+        return table
+
+
+def evaluate(
+    protocol: str,
+    scale: int,
+    data: str | Path,
+    models: Sequence[str | Path] = (),
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Measure bicubic interpolation and some models on a folder of HR pictures.
+
+    Args:
+        protocol, scale, seed: see `pysr.evaluate.protocols.cases`.
+        data: a folder of HR pictures; grey ones are taken as RGB.
+        models: names or files as for `pysr.load`; each must have this scale.
+        limit: only the first so many pictures.
+        progress: called with pictures done and in all.
+    Raises:
+        ValueError: for a model of another scale, an empty folder, and as `cases` and `pysr.load`.
+    """
+    upscalers = {str(name): _upscaler(name, scale, device) for name in models}
+    methods = {INTERPOLATION: lambda case: (imresize(case.lr, scale), None)}
+    methods |= {name: _blind(upscaler) for name, upscaler in upscalers.items()}
+    paths = pictures.listing(data)[:limit]
+    scores = {name: [] for name in methods}
+    for index, path in enumerate(paths):
+        hr = _as_tensor(path)
+        for case in cases(protocol, scale, hr, index, seed):
+            for name, method in methods.items():
+                scores[name].append(_score(method, case, scale))
+        progress(index + 1, len(paths))
+    rows = tuple(_mean_row(name, values) for name, values in scores.items())
+    count = len(scores[INTERPOLATION])
+    return Report(protocol, scale, str(data), len(paths), count, seed, rows)
+
+
+def _upscaler(name: str | Path, scale: int, device: str) -> Upscaler:
+    upscaler = load(name, device=device)
+    if upscaler.scale != scale:
+        raise ValueError(f"model: {name} upscales x{upscaler.scale}, expected x{scale}")
+    return upscaler
+
+
+def _blind(upscaler: Upscaler) -> Callable[[Case], tuple[Tensor, Tensor]]:
+    def method(case: Case) -> tuple[Tensor, Tensor]:
+        result = upscaler(case.lr)
+        return result.image, result.kernel
+
+    return method
+
+
+def _as_tensor(path: Path) -> Tensor:
+    picture = pictures.read(path).pixels
+    levels = 65535 if picture.dtype == "uint16" else 255
+    tensor = torch.from_numpy(picture.astype("float32") / levels)
+    tensor = tensor[..., None].expand(-1, -1, 3) if tensor.ndim == 2 else tensor[..., :3]
+    return tensor.permute(2, 0, 1)[None].contiguous()
+
+
+def _score(method, case: Case, scale: int) -> tuple[float, float, float | None, float]:
+    started = time.perf_counter()
+    sr, kernel = method(case)
+    seconds = time.perf_counter() - started
+    sr = to_8bit(sr)
+    error = None
+    if kernel is not None:
+        size = max(kernel.shape[-1], case.kernel.shape[-1])
+        difference = blur.resized(kernel, size) - blur.resized(case.kernel, size)
+        error = float(difference.abs().sum())
+    return psnr(sr, case.hr, scale), ssim(sr, case.hr, scale), error, seconds
+
+
+def _mean_row(name: str, scores: list) -> Row:
+    columns = [list(column) for column in zip(*scores, strict=True)]
+    means = [None if None in column else sum(column) / len(column) for column in columns]
+    return Row(name, *means)

@@ -1,0 +1,238 @@
+"""Picture files: read with everything worth keeping, written whole or not at all.
+
+Pillow reads and writes all but one kind: it cuts 16-bit colour down to 8 bits without a word, so those
+pixels pass through OpenCV.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# About 10000 x 10000; a file that claims more is an accident or an attack (a decompression bomb).
+MAX_PIXELS = 100_000_000
+READABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")
+_ORIENTATION = 0x0112
+_SAVE_OPTIONS = {
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+    ".tif": {"compression": "tiff_deflate"},
+    ".tiff": {"compression": "tiff_deflate"},
+}
+
+
+class PictureError(ValueError):
+    """A picture file that cannot be read or written; the message is one line naming the file."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels and what travels with them.
+
+    Attributes:
+        pixels: (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16, RGB, upright.
+        icc: colour profile, or None.
+        exif: EXIF block without its orientation (the pixels are upright already), or None.
+    """
+
+    pixels: np.ndarray
+    icc: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)
+
+    def with_pixels(self, pixels: np.ndarray) -> Picture:
+        return replace(self, pixels=pixels)
+
+
+def read(path: str | Path) -> Picture:
+    """Read a picture file: grey, grey with alpha, RGB, RGBA or palette, 8 or 16 bits a channel.
+
+    Raises:
+        PictureError: missing, empty, truncated, not a picture, animated, of another colour model, or
+            of more than MAX_PIXELS pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PictureError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise PictureError(f"{path}: the file is empty")
+    try:
+        with _no_pillow_limit(), Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise PictureError(
+                    f"{path}: expected at most {MAX_PIXELS} pixels, the file claims {width}x{height}"
+                )
+            if getattr(image, "n_frames", 1) > 1:
+                raise PictureError(f"{path}: expected one picture, the file has {image.n_frames}")
+            return _decode(path, image)
+    except PictureError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise PictureError(f"{path}: not a readable picture ({_one_line(error)})") from None
+
+
+def _decode(path: Path, image: Image.Image) -> Picture:
+    icc, exif = image.info.get("icc_profile"), image.getexif()
+    orientation = exif.pop(_ORIENTATION, 1)
+    exif = exif.tobytes() if len(exif) else None
+    if image.mode in ("1", "P", "PA", "La", "RGBa"):
+        has_alpha = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
+        image = image.convert("RGBA" if has_alpha else "L" if image.mode == "1" else "RGB")
+    if image.mode == "LA":
+        image = image.convert("RGBA")
+    if image.mode.startswith("I;16"):
+        pixels = np.array(image).astype(np.uint16)
+    elif image.mode in ("L", "RGB", "RGBA"):
+        image.load()  # raises on truncated data, which OpenCV would pad without a word
+        pixels = _sixteen_bit(path) if path.suffix.lower() in (".png", ".tif", ".tiff") else None
+        pixels = np.array(image) if pixels is None else pixels
+    else:
+        raise PictureError(f"{path}: expected grey, RGB or RGBA, got {image.mode}")
+    return Picture(_upright(pixels, orientation), icc, exif)
+
+
+def _sixteen_bit(path: Path) -> np.ndarray | None:
+    """Pixels in RGB order when the file holds 16-bit colour, else None."""
+    data = np.fromfile(path, np.uint8)
+    with _quiet_opencv():
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
+        return None
+    order = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(pixels, order)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (1 to 8)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def check_writable(path: str | Path, picture: Picture | None = None) -> Path:
+    """Refuse an output path before the work is done.
+
+    Raises PictureError when the folder is missing or not writable, the format is unknown, or it cannot
+    hold what the picture has (transparency, 16 bits).
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
+        raise PictureError(f"{path}: expected a name ending in {', '.join(READABLE)}")
+    if not path.parent.is_dir():
+        raise PictureError(f"{path}: no folder {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise PictureError(f"{path}: cannot be written")
+    if picture is not None:
+        if picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4 and suffix not in _HOLDS_ALPHA:
+            raise PictureError(f"{path}: this format has no transparency; use a .png name")
+        if picture.pixels.dtype == np.uint16 and suffix != ".png":
+            raise PictureError(f"{path}: 16-bit pictures are written as .png; use a .png name")
+    return path
+
+
+def write(path: str | Path, picture: Picture) -> None:
+    """Write a picture; the file appears whole or not at all. Raises PictureError as `check_writable`."""
+    path = check_writable(path, picture)
+    with written_whole(path) as beside:
+        if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
+            _write_sixteen_bit(beside, picture)
+            return
+        metadata = {"icc_profile": picture.icc, "exif": picture.exif}
+        metadata = {name: value for name, value in metadata.items() if value}
+        options = _SAVE_OPTIONS.get(path.suffix.lower(), {})
+        Image.fromarray(picture.pixels).save(beside, **options, **metadata)
+
+
+def _write_sixteen_bit(path: Path, picture: Picture) -> None:
+    order = cv2.COLOR_RGBA2BGRA if picture.pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    kinds, blocks = [], []
+    if picture.icc:
+        kinds.append(cv2.IMAGE_METADATA_ICCP)
+        blocks.append(np.frombuffer(picture.icc, np.uint8))
+    if picture.exif:
+        kinds.append(cv2.IMAGE_METADATA_EXIF)
+        blocks.append(np.frombuffer(picture.exif.removeprefix(b"Exif\0\0"), np.uint8))
+    pixels = cv2.cvtColor(picture.pixels, order)
+    done, data = cv2.imencodeWithMetadata(".png", pixels, kinds, blocks)
+    if not done:
+        raise PictureError(f"{path}: could not be encoded as a 16-bit PNG")
+    path.write_bytes(data.tobytes())
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed to it on success, removed on failure.
+
+    Raises PictureError, naming `path`, when the file system refuses.
+    """
+    path = Path(path)
+    try:
+        handle, beside = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be written ({_one_line(error)})") from None
+    beside = Path(beside)
+    try:
+        yield beside
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)  # mkstemp makes private files; a result is an ordinary one
+        os.replace(beside, path)
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be written ({_one_line(error)})") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def listing(folder: str | Path) -> list[Path]:
+    """The picture files of a folder by their names, sorted. Raises PictureError when there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PictureError(f"{folder}: no such folder")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and p.is_file())
+    if not paths:
+        raise PictureError(f"{folder}: no pictures ({', '.join(READABLE)}) in this folder")
+    return paths
+
+
+@contextlib.contextmanager
+def _no_pillow_limit() -> Iterator[None]:
+    """Pillow warns and fails at limits of its own, in words of its own; ours is checked instead."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -1,0 +1,105 @@
+"""Recipes: TOML files that say what to train, read strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pysr.degrade import RandomDegradation
+from pysr.nets.dan import DANConfig
+from pysr.train.dan import DANData
+from pysr.train.loop import TrainingOptions
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@dataclasses.dataclass(frozen=True)
+class DANRecipe:
+    """A [model], [data], [degradation] and [training] section, and where results go."""
+
+    model: DANConfig
+    data: DANData
+    degradation: RandomDegradation
+    training: TrainingOptions
+    out: str
+    device: str = "auto"
+
+
+def read_recipe(path: str | Path) -> DANRecipe:
+    """Read a recipe: a path, or the name of one that comes with pysr ("dan", "dan-lite-x4", ...).
+
+    The degradation's scale and kernel size are the model's.
+    Raises ValueError, naming file and key, for what is missing, unknown or of the wrong type.
+    """
+    path = Path(path)
+    if not path.exists() and (RECIPES / path.with_suffix(".toml").name).exists():
+        path = RECIPES / path.with_suffix(".toml").name
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise ValueError(f"recipe: no file {path}; pysr comes with {shipped}")
+    try:
+        content = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from None
+    kind = content.pop("kind", None)
+    if kind != "dan":
+        raise ValueError(f"{path}: kind: expected 'dan', got {kind!r}")
+    model = _section(path, content, "model", DANConfig)
+    shared = {"scale": model.scale, "kernel_size": model.kernel_size}
+    recipe = {
+        "model": model,
+        "data": _section(path, content, "data", DANData),
+        "degradation": _section(path, content, "degradation", RandomDegradation, shared),
+        "training": _section(path, content, "training", TrainingOptions),
+    }
+    return _build(path, "", DANRecipe, {**recipe, **content})
+
+
+def _section(path: Path, content: dict, name: str, kind: type, extra: Mapping | None = None):
+    values = content.pop(name, {})
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: {name}: expected a section [{name}]")
+    return _build(path, f"{name}.", kind, {**values, **(extra or {})})
+
+
+def _build(path: Path, prefix: str, kind: type, values: Mapping):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in fields:
+            raise ValueError(
+                f"{path}: {prefix}{name}: unknown; expected one of {', '.join(sorted(fields))}"
+            )
+        if not _fits(value, str(fields[name].type)):
+            raise ValueError(f"{path}: {prefix}{name}: expected {fields[name].type}, got {value!r}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{path}: {prefix}{missing[0]}: missing")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _fits(value, annotation: str) -> bool:
+    """Whether a TOML value is of an annotated type, as far as recipes use types."""
+    if dataclasses.is_dataclass(value):
+        return True
+    if annotation.startswith("tuple"):
+        wanted = str if "str" in annotation else (int, float)
+        return isinstance(value, list) and all(isinstance(item, wanted) for item in value)
+    if isinstance(value, bool):
+        return annotation == "bool"
+    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    return any(isinstance(value, kinds.get(part.strip(), ())) for part in annotation.split("|"))

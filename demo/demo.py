@@ -1,7 +1,7 @@
 """make demo: upscale a picture whose blur nobody wrote down, and leave something to look at.
 
-Without an argument a photograph that scikit-image carries is degraded by a random kernel, so that the
-estimate can be held against the truth. With one, the user's own picture is restored as it is.
+Without an argument a photograph that scikit-image carries is degraded by a random kernel, so that
+the estimate can be held against the truth. With one, the user's own picture is restored as it is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def main(source: str | None) -> int:
     kernels = {"estimated blur": result.kernel}
     if truth is not None:
         kernels["true blur"] = kernel.numpy()
-        figures["PSNR, bicubic interpolation"] = f"{score(interpolated, truth, upscaler.scale):.2f} dB"
+        figures["PSNR, bicubic interpolation"] = (
+            f"{score(interpolated, truth, upscaler.scale):.2f} dB"
+        )
         figures["PSNR, pysr"] = f"{score(result.image, truth, upscaler.scale):.2f} dB"
         figures["kernel error"] = f"{np.abs(result.kernel - kernel.numpy()).sum():.3f} (0 to 2)"
 

@@ -1,8 +1,8 @@
 """pysr: blind super-resolution of images and video, pictures whose blur nobody wrote down.
 
-    import pysr
-    upscaler = pysr.load("dan-lite-x4")
-    result = upscaler(image)            # result.image, result.kernel, result.consistency
+import pysr
+upscaler = pysr.load("dan-lite-x4")
+result = upscaler(image)            # result.image, result.kernel, result.consistency
 """
 
 from __future__ import annotations

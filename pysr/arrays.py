@@ -1,8 +1,8 @@
 """Pictures as users hold them, and back: numpy, torch, or anything that speaks DLPack.
 
-Inside the library a picture is a (N, 3, H, W) float32 tensor in [0, 1], RGB. `unpack` takes a user's
-array apart into that and what the network does not see (transparency, type, device, shape); the
-`Unpacked` it returns puts a result together again in the user's own form.
+Inside the library a picture is a (N, 3, H, W) float32 tensor in [0, 1], RGB. `unpack` takes a
+user's array apart into that and what the network does not see (transparency, type, device, shape);
+the `Unpacked` it returns puts a result together again in the user's own form.
 """
 
 from __future__ import annotations
@@ -38,23 +38,30 @@ class Unpacked:
     wrap: Callable[[Tensor], object]
 
     def empty(self, height: int, width: int) -> Tensor:
-        """Room for the result of another size, in the user's dtype and layout but channels first."""
-        shape = (len(self.rgb), self.channels, height, width)
-        return torch.empty(shape, dtype=self.dtype, device=self.rgb.device)
+        """Room for a result of another size: (N, channels, height, width), the user's dtype.
+
+        In memory it lies as the user will have it, so that `pack` copies nothing.
+        """
+        return torch.empty(
+            (len(self.rgb), self.channels, height, width),
+            dtype=self.dtype,
+            device=self.rgb.device,
+            memory_format=torch.contiguous_format if self.batched else torch.channels_last,
+        )
 
     def quantised(self, x: Tensor) -> Tensor:
-        """Values in [0, 1] to the user's dtype: clipped, and rounded where it is an integer type."""
+        """Values in [0, 1] to the user's dtype: clipped, rounded where that is an integer type."""
         x = x.clamp(0, 1)
         if self.dtype in _LEVELS:
             x = (x * _LEVELS[self.dtype]).round_()
-            # Straight to uint16 is not implemented on every device; int32 holds it everywhere.
-            return x.to(torch.int32).to(self.dtype) if self.dtype == torch.uint16 else x.to(self.dtype)
+            # Floats are not converted to uint16 on every device; int32 is.
+            x = x.to(torch.int32)
         return x.to(self.dtype)
 
     def place(self, out: Tensor, window: tuple[slice, slice], rgb: Tensor) -> None:
         """Write (N, 3, h, w) of a result into `out`, which `empty` made."""
         if self.channels == 1:
-            rgb = rgb.mean(1, keepdim=True)
+            rgb = rgb.clamp(0, 1).mean(1, keepdim=True)
         out[:, : min(self.channels, 3), window[0], window[1]] = self.quantised(rgb)
 
     def pack(self, out: Tensor) -> object:
@@ -69,9 +76,9 @@ def unpack(image) -> Unpacked:
     """Take a user's picture apart.
 
     Args:
-        image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1], RGB;
-            or torch (N, 3, H, W), floating point in [0, 1]; or an array with __dlpack__ of one of the
-            numpy shapes.
+        image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1],
+            RGB; or torch (N, 3, H, W), floating point in [0, 1]; or an array with __dlpack__ of one
+            of the numpy shapes.
     Raises:
         TypeError: for another type or dtype.
         ValueError: for another shape, no pixels, NaN or infinity.
@@ -91,7 +98,9 @@ def unpack(image) -> Unpacked:
                 f"image: expected (H, W), (H, W, 3) or (H, W, 4), got {tuple(tensor.shape)}"
             )
         if tensor.ndim == 3 and tensor.shape[2] == 1:
-            raise ValueError(f"image: a grey picture has the shape (H, W), got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"image: a grey picture has the shape (H, W), got {tuple(tensor.shape)}"
+            )
         tensor = tensor[..., None] if tensor.ndim == 2 else tensor
         tensor = tensor.permute(2, 0, 1)[None]
     if tensor.numel() == 0:

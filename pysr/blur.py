@@ -1,12 +1,13 @@
-"""Blur kernels: the families that blind super-resolution is trained and tested on, and their PCA code.
+"""Blur kernels: the families that blind super-resolution is trained and tested on, and their PCA
+code.
 
-A kernel is a (k, k) float tensor, non-negative, summing to 1; a batch is (N, k, k). It is applied as
-an inner product (correlation, not flipped), with tap ``k // 2`` over the output pixel, for odd and for
-even k alike. Every family below is centred on that tap, so that no kernel moves the picture; for even
-k the support therefore reaches one pixel further to the left and top.
+A kernel is a (k, k) float tensor, non-negative, summing to 1; a batch is (N, k, k). It is applied
+as an inner product (correlation, not flipped), with tap ``k // 2`` over the output pixel, for odd
+and for even k alike. Every family below is centred on that tap, so that no kernel moves the
+picture; for even k the support therefore reaches one pixel further to the left and top.
 
-Every random family takes ``generator``: a ``torch.Generator`` (its device is the kernels' device), an
-integer seed, or None for torch's global generator. Widths are standard deviations in HR pixels.
+Every random family takes ``generator``: a ``torch.Generator`` (its device is the kernels' device),
+an integer seed, or None for torch's global generator. Widths are standard deviations in HR pixels.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def isotropic(sigma: float | Sequence[float] | Tensor, size: int = 21) -> Tensor
     """Isotropic Gaussian kernels (dan.txt, Setting 1).
 
     Args:
-        sigma: width > 0; a float gives one kernel (k, k), a sequence or tensor (N,) a batch (N, k, k).
+        sigma: width > 0; a float gives one kernel (k, k), a sequence or tensor (N,) a batch (N, k,
+        k).
         size: k >= 1.
     Raises:
         ValueError: if a width is not positive or the size is below 1.
@@ -51,7 +53,8 @@ def isotropic(sigma: float | Sequence[float] | Tensor, size: int = 21) -> Tensor
 def anisotropic(
     sigma_x: float | Tensor, sigma_y: float | Tensor, theta: float | Tensor, size: int = 21
 ) -> Tensor:
-    """Anisotropic Gaussian kernels: widths along two axes, rotated by theta (radians, anticlockwise).
+    """Anisotropic Gaussian kernels: widths along two axes, rotated by theta (radians,
+    anticlockwise).
 
     Floats give one kernel (k, k), tensors (N,) a batch (N, k, k). Raises ValueError as `isotropic`.
     """
@@ -83,8 +86,8 @@ def random_irregular(
 ) -> Tensor:
     """n irregular kernels of Setting 2 (dan.txt section 4.1.1): (N, k, k).
 
-    Anisotropic Gaussians, both widths uniform in `axes`, rotation uniform in (-pi, pi); every tap is
-    multiplied by 1 + U(0, noise), then the kernel is normalised.
+    Anisotropic Gaussians, both widths uniform in `axes`, rotation uniform in (-pi, pi); every tap
+    is multiplied by 1 + U(0, noise), then the kernel is normalised.
     """
     generator = as_generator(generator)
     sigma_x, sigma_y = _uniform(n, *axes, generator), _uniform(n, *axes, generator)
@@ -123,7 +126,8 @@ def random_motion(
 
 
 def gaussian8(scale: int, size: int = 21) -> Tensor:
-    """The eight test kernels of Setting 1 (dan.txt section 4.1.1): (8, k, k) for scale 2, 3 or 4."""
+    """The eight test kernels of Setting 1 (dan.txt section 4.1.1): (8, k, k) for scale 2, 3 or
+    4."""
     if scale not in GAUSSIAN8_RANGE:
         raise ValueError(f"scale: Gaussian8 is defined for 2, 3 and 4, got {scale}")
     return isotropic(torch.linspace(*GAUSSIAN8_RANGE[scale], 8), size)
@@ -132,8 +136,8 @@ def gaussian8(scale: int, size: int = 21) -> Tensor:
 def load_mat(path: str | Path) -> Tensor:
     """Kernels from a MATLAB file of the published form: a 1 x N cell array named `kernels`.
 
-    The 12 kernels of onsr.txt's non-blind table (4 isotropic, 4 anisotropic, 4 motion, 25x25) come so,
-    and other kernel sets too. Returns (N, k, k) float32, each normalised.
+    The 12 kernels of onsr.txt's non-blind table (4 isotropic, 4 anisotropic, 4 motion, 25x25) come
+    so, and other kernel sets too. Returns (N, k, k) float32, each normalised.
     Raises ValueError when the file has no such array or the kernels differ in size.
     """
     from scipy.io import loadmat
@@ -158,10 +162,12 @@ def dirac(size: int = 21) -> Tensor:
 
 
 def shifted(kernels: Tensor, offset: float) -> Tensor:
-    """Move kernels by `offset` pixels down and right (bilinear), then normalise. (N, k, k) or (k, k).
+    """Move kernels by `offset` pixels down and right (bilinear), then normalise. (N, k, k) or (k,
+    k).
 
     Decimation keeps the top left pixel of each s x s patch; a kernel moved by (s - 1) / 2 makes the
-    kept sample stand for the patch's middle, so that LR and HR stay aligned, as DIV2KRK's kernels do.
+    kept sample stand for the patch's middle, so that LR and HR stay aligned, as DIV2KRK's kernels
+    do.
     """
     whole = math.floor(offset)
     fraction = offset - whole
@@ -195,7 +201,8 @@ def normalise(kernels: Tensor) -> Tensor:
 def check_kernel(kernel: Tensor, name: str = "kernel", tolerance: float = 0.05) -> Tensor:
     """A user's kernel as (k, k) float32 summing to exactly 1.
 
-    Raises ValueError unless it is square, two-dimensional, finite, and sums to 1 within `tolerance`.
+    Raises ValueError unless it is square, two-dimensional, finite, and sums to 1 within
+    `tolerance`.
     """
     kernel = torch.as_tensor(kernel, dtype=torch.float32)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.numel() == 0:
@@ -212,10 +219,10 @@ def pca_basis(kernels: Tensor, components: int, damping: float | None = None) ->
     """A basis (k*k, components) for the code of kernels (N, k, k): code = flat(kernel) @ basis.
 
     The kernels are not centred, neither here nor at use, so that the code of a sum is the sum of
-    codes. With damping None the columns are orthonormal (dan.txt section 3.1). With a number, column m
-    is divided by sqrt(l_m + damping * l_0), l the mean squared coefficients: the entries of a code come
-    to the same order of magnitude, which makes small differences between kernels as easy to learn
-    from as large ones.
+    codes. With damping None the columns are orthonormal (dan.txt section 3.1). With a number,
+    column m is divided by sqrt(l_m + damping * l_0), l the mean squared coefficients: the entries
+    of a code come to the same order of magnitude, which makes small differences between kernels as
+    easy to learn from as large ones.
     """
     flat = kernels.flatten(1).double()
     if not 1 <= components <= min(flat.shape):

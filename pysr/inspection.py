@@ -1,4 +1,4 @@
-"""What happened to a picture: its blur, its noise, and how sure that is, in numbers and in words."""
+"""What happened to a picture: blur, noise, and how sure that is, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pysr import arrays, blur
@@ -65,7 +64,8 @@ def estimate_noise(rgb: Tensor) -> float:
     """Standard deviation of white noise in (N, 3, H, W), in the picture's units.
 
     The median absolute value of the finest diagonal wavelet detail (Haar), over 0.6745 (Donoho and
-    Johnstone 1994): edges are few there, noise is everywhere. 0 for pictures of a single row or column.
+    Johnstone 1994): edges are few there, noise is everywhere. 0 for pictures of a single row or
+    column.
     """
     h, w = (n - n % 2 for n in rgb.shape[-2:])
     if h == 0 or w == 0:

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: a before/after slider, kernels, figures. No script or style from elsewhere."""
+"""Self-contained HTML pages: a before/after slider, kernels, figures; nothing is fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pysr.inspection import Inspection
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } figure { margin: 1.5rem 0; } figcaption { font-size: .9rem; opacity: .75; }
+h1 { font-size: 1.4rem; } figure { margin: 1.5rem 0; }
+figcaption { font-size: .9rem; opacity: .75; }
 table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; }
 .compare { position: relative; line-height: 0; overflow: hidden; }
 .compare img { width: 100%; image-rendering: pixelated; }

@@ -1,7 +1,7 @@
 """Picture files: read with everything worth keeping, written whole or not at all.
 
-Pillow reads and writes all but one kind: it cuts 16-bit colour down to 8 bits without a word, so those
-pixels pass through OpenCV.
+Pillow reads and writes all but one kind: it cuts 16-bit colour down to 8 bits without a word, so
+those pixels pass through OpenCV.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def read(path: str | Path) -> Picture:
     """Read a picture file: grey, grey with alpha, RGB, RGBA or palette, 8 or 16 bits a channel.
 
     Raises:
-        PictureError: missing, empty, truncated, not a picture, animated, of another colour model, or
-            of more than MAX_PIXELS pixels.
+        PictureError: missing, empty, truncated, not a picture, animated, of another colour model,
+            or of more than MAX_PIXELS pixels.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,7 +71,8 @@ def read(path: str | Path) -> Picture:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(
-                    f"{path}: expected at most {MAX_PIXELS} pixels, the file claims {width}x{height}"
+                    f"{path}: expected at most {MAX_PIXELS} pixels, "
+                    f"the file claims {width}x{height}"
                 )
             if getattr(image, "n_frames", 1) > 1:
                 raise PictureError(f"{path}: expected one picture, the file has {image.n_frames}")
@@ -86,29 +87,34 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     icc, exif = image.info.get("icc_profile"), image.getexif()
     orientation = exif.pop(_ORIENTATION, 1)
     exif = exif.tobytes() if len(exif) else None
-    if image.mode in ("1", "P", "PA", "La", "RGBa"):
-        has_alpha = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
-        image = image.convert("RGBA" if has_alpha else "L" if image.mode == "1" else "RGB")
-    if image.mode == "LA":
+    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
     if image.mode.startswith("I;16"):
         pixels = np.array(image).astype(np.uint16)
     elif image.mode in ("L", "RGB", "RGBA"):
         image.load()  # raises on truncated data, which OpenCV would pad without a word
-        pixels = _sixteen_bit(path) if path.suffix.lower() in (".png", ".tif", ".tiff") else None
-        pixels = np.array(image) if pixels is None else pixels
+        pixels = _sixteen_bit(path) if _holds_sixteen_bit(path, image) else np.array(image)
     else:
         raise PictureError(f"{path}: expected grey, RGB or RGBA, got {image.mode}")
     return Picture(_upright(pixels, orientation), icc, exif)
 
 
-def _sixteen_bit(path: Path) -> np.ndarray | None:
-    """Pixels in RGB order when the file holds 16-bit colour, else None."""
-    data = np.fromfile(path, np.uint8)
+def _holds_sixteen_bit(path: Path, image: Image.Image) -> bool:
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24] == 16  # the bit depth in the header chunk
+    bits_per_sample = 258
+    return image.format == "TIFF" and max(image.tag_v2.get(bits_per_sample, (8,))) == 16
+
+
+def _sixteen_bit(path: Path) -> np.ndarray:
+    """Pixels of 16-bit colour, in RGB order."""
     with _quiet_opencv():
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim == 2:
-        return None
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise PictureError(f"{path}: 16-bit colour that OpenCV does not read")
     order = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
     return cv2.cvtColor(pixels, order)
 
@@ -127,8 +133,8 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def check_writable(path: str | Path, picture: Picture | None = None) -> Path:
     """Refuse an output path before the work is done.
 
-    Raises PictureError when the folder is missing or not writable, the format is unknown, or it cannot
-    hold what the picture has (transparency, 16 bits).
+    Raises PictureError when the folder is missing or not writable, the format is unknown, or it
+    cannot hold what the picture has (transparency, 16 bits).
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -147,7 +153,7 @@ def check_writable(path: str | Path, picture: Picture | None = None) -> Path:
 
 
 def write(path: str | Path, picture: Picture) -> None:
-    """Write a picture; the file appears whole or not at all. Raises PictureError as `check_writable`."""
+    """Write a picture, whole or not at all. Raises PictureError as `check_writable`."""
     path = check_writable(path, picture)
     with written_whole(path) as beside:
         if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
@@ -201,7 +207,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def listing(folder: str | Path) -> list[Path]:
-    """The picture files of a folder by their names, sorted. Raises PictureError when there is none."""
+    """The picture files of a folder, sorted by name. Raises PictureError when there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")

@@ -3,13 +3,13 @@
 How a picture is restored, and what is exact about it:
 
 - The blur kernel is estimated by DAN's loop (dan.txt, Figure 1) on the whole picture when that is
-  small, else on the crops with the most detail, whose codes are averaged; then the Restorer runs once
-  with that kernel. The paper finds a given kernel to restore as well as the loop (Table 3).
-- Up to TILE x TILE pixels the Restorer sees the whole picture at once. Larger ones are restored tile by
-  tile with a halo of the network's receptive field. Convolutions are then exact. Channel attention
-  pools over the whole picture, which no tile sees: its gates are computed beforehand from crops spread
-  evenly over the picture and are the same for every tile, so tiles meet without a seam, and the result
-  differs from the untiled one only by the error of those means.
+  small, else on the crops with the most detail, whose codes are averaged; then the Restorer runs
+  once with that kernel. The paper finds a given kernel to restore as well as the loop (Table 3).
+- Up to TILE x TILE pixels the Restorer sees the whole picture at once. Larger ones are restored
+  tile by tile with a halo of the network's receptive field. Convolutions are then exact. Channel
+  attention pools over the whole picture, which no tile sees: its gates are computed beforehand from
+  crops spread evenly over the picture and are the same for every tile, so tiles meet without a
+  seam, and the result differs from the untiled one only by the error of those means.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Upscaled:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A blur estimate of one picture: kernel (k, k), its code (1, m), confidence as in `Upscaled`."""
+    """The blur of one picture: kernel (k, k), code (1, m), confidence as in `Upscaled`."""
 
     kernel: Tensor
     code: Tensor
@@ -100,14 +100,14 @@ class Upscaler:
         """Restore a picture.
 
         Args:
-            image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in [0, 1], RGB; torch
-                (N, 3, H, W), float in [0, 1]; anything with __dlpack__. Any size from 1x1. Alpha is
-                upscaled by bicubic interpolation, a grey picture comes back grey.
+            image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in [0, 1], RGB;
+                torch (N, 3, H, W), float in [0, 1]; anything with __dlpack__. Any size from 1x1.
+                Alpha is upscaled by bicubic interpolation, a grey picture comes back grey.
             kernel: (k, k), the blur if it is known; estimated when None.
             tile: pictures with more than tile * tile pixels are restored in tiles of that side.
         Raises:
-            ValueError, TypeError: for a picture of another form (see `pysr.arrays.unpack`), a kernel
-                that is not square, finite and near sum 1, or a tile below 32.
+            ValueError, TypeError: for a picture of another form (see `pysr.arrays.unpack`), a
+                kernel that is not square, finite and near sum 1, or a tile below 32.
         """
         if tile < 32:
             raise ValueError(f"tile: expected at least 32 pixels, got {tile}")
@@ -140,8 +140,8 @@ class Upscaler:
         """The blur kernel of a picture: (k, k) float32, non-negative, sums to 1.
 
         Takes what `__call__` takes (a torch batch of several pictures gives (N, k, k)) and returns
-        numpy for numpy, torch for torch. Taps are HR pixels, tap k // 2 is the centre (see `pysr.blur`);
-        the downsampling it comes with is bicubic.
+        numpy for numpy, torch for torch. Taps are HR pixels, tap k // 2 is the centre (see
+        `pysr.blur`); the downsampling it comes with is bicubic.
         """
         kernels = torch.stack([e.kernel for e in self.estimates(image)])
         return self._like(image, kernels[0] if len(kernels) == 1 else kernels)
@@ -183,7 +183,10 @@ class Upscaler:
                 sr = self.engine.restore(part, code, gates)
                 y, x = s * (rows.start - top), s * (columns.start - left)
                 size = s * (rows.stop - rows.start), s * (columns.stop - columns.start)
-                window = slice(s * rows.start, s * rows.stop), slice(s * columns.start, s * columns.stop)
+                window = (
+                    slice(s * rows.start, s * rows.stop),
+                    slice(s * columns.start, s * columns.stop),
+                )
                 inner = sr[..., y : y + size[0], x : x + size[1]]
                 picture.place(out, window, inner.to(out.device))
 
@@ -229,7 +232,9 @@ def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
     energy[:, :, 1:] += (grey[:, :, 1:] - grey[:, :, :-1]) ** 2
     squares = torch.nn.functional.avg_pool2d(energy[None], side)[0, 0]
     best = squares.flatten().topk(min(ESTIMATE_CROPS, squares.numel())).indices.tolist()
-    corners = [(side * (i // squares.shape[1]), side * (i % squares.shape[1])) for i in sorted(best)]
+    corners = [
+        (side * (i // squares.shape[1]), side * (i % squares.shape[1])) for i in sorted(best)
+    ]
     return [_crop(lr, slice(y, y + side), slice(x, x + side)) for y, x in corners]
 
 
@@ -279,5 +284,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} is not usable here ({str(error).splitlines()[0]})") from None
+        raise ValueError(
+            f"device: {name!r} is not usable here ({str(error).splitlines()[0]})"
+        ) from None
     return device

@@ -1,7 +1,7 @@
 """The command line: one file per command, each thin over the library.
 
-Exit codes: 0 the whole job is done; 2 something in what was asked for or given is wrong, said in one
-line; 1 a fault of pysr's own, with how to get its details; 130 interrupted.
+Exit codes: 0 the whole job is done; 2 something in what was asked for or given is wrong, said in
+one line; 1 a fault of pysr's own, with how to get its details; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -48,7 +48,11 @@ def run(options: argparse.Namespace) -> int:
         unpacked.place(out, everywhere, colours)
         if unpacked.alpha is not None:
             alpha = classical(
-                unpacked.alpha, blurring, options.scale, downsample=options.downsample, quantise=False
+                unpacked.alpha,
+                blurring,
+                options.scale,
+                downsample=options.downsample,
+                quantise=False,
             )
             out[:, 3:] = unpacked.quantised(alpha)
         pictures.write(target, picture.with_pixels(unpacked.pack(out)))

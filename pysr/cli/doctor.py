@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
         devices = sorted(_ext.DEVICES) or ["plain torch"]
         usable = [d for d in devices if d != "cuda" or torch.cuda.is_available()]
         lines.append((f"operator {name}", ", ".join(usable)))
-    lines.append(("engines", f"{', '.join(engines.ENGINES)}; auto takes torch, the only one so far"))
+    lines.append(
+        ("engines", f"{', '.join(engines.ENGINES)}; auto takes torch, the only one so far")
+    )
     broken = not kernels.built
     for name in SHIPPED:
         try:

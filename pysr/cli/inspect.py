@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", help="a picture")
     add_model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--html", metavar="FILE", help="write a page with the picture and its kernel")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a page with the picture and its kernel"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,7 +29,9 @@ def upscaler(options: argparse.Namespace):
     if name is None:
         name = DEFAULT_MODEL if options.scale is None else f"dan-lite-x{options.scale}"
         if name not in SHIPPED:
-            raise ValueError(f"scale: no model for x{options.scale} is shipped; give one by --model")
+            raise ValueError(
+                f"scale: no model for x{options.scale} is shipped; give one by --model"
+            )
     loaded = load(name, device=options.device, engine=options.engine)
     if options.scale not in (None, loaded.scale):
         raise ValueError(f"scale: {name} upscales x{loaded.scale}, asked for x{options.scale}")
@@ -63,8 +65,8 @@ def kernel(path: str | None) -> np.ndarray | None:
 def outputs(source: str, target: str) -> list[tuple[Path, Path]]:
     """Input and output files of a command that takes a picture or a folder of pictures.
 
-    A folder is made when it is missing; results keep their names, apart from formats that cannot hold
-    every result, which become .png.
+    A folder is made when it is missing; results keep their names, apart from formats that cannot
+    hold every result, which become .png.
     """
     source, target = Path(source), Path(target)
     if not source.is_dir():

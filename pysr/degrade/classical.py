@@ -33,15 +33,15 @@ def classical(
         hr: (N, C, H, W), floating point in [0, 1], on any device.
         kernels: (N, k, k) or (k, k) for all; applied with reflected borders (see `pysr.blur`).
         scale: s, 1 to 4. The result is (N, C, ceil(H / s), ceil(W / s)).
-        downsample: "bicubic", MATLAB's imresize with antialiasing, as the published tables were made;
-            or "decimate", the top left pixel of each s x s patch, as equation 1 is written.
+        downsample: "bicubic", MATLAB's imresize with antialiasing, as the published tables were
+            made; or "decimate", the top left pixel of each s x s patch, as equation 1 is written.
         noise: standard deviation in [0, 1] units, one number or (N,).
         noise_kind: "gaussian" adds noise; "speckle" adds noise times the picture.
         quantise: clip to [0, 1] and round to multiples of 1/255.
         generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
     Raises:
-        ValueError: for a scale, downsampler or noise kind outside these; for noise below zero; and as
-            `pysr.ops.blur_decimate` for shapes.
+        ValueError: for a scale, downsampler or noise kind outside these; for noise below zero; and
+            as `pysr.ops.blur_decimate` for shapes.
     """
     _check_choice("scale", scale, SCALES)
     _check_choice("downsample", downsample, DOWNSAMPLERS)
@@ -106,7 +106,8 @@ class RandomDegradation:
         return torch.where(chosen[:, None, None], blur.resized(second, self.kernel_size), first)
 
     def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """LR pictures and the kernels that made them, for HR (N, C, H, W) on the generator's device."""
+        """LR pictures and the kernels that made them, for HR (N, C, H, W) on the generator's
+        device."""
         n = len(hr)
         kernels = self.kernels(n, generator)
         draws = torch.rand((2, n), generator=generator, device=generator.device)

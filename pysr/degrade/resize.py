@@ -1,7 +1,8 @@
 """MATLAB's imresize with the bicubic kernel, the downsampler behind the published tables.
 
-Torch's own bicubic differs twice over: without antialiasing it uses a = -0.75, and with it the borders
-are renormalised where MATLAB mirrors them. Tables in the papers move by tenths of a dB with that.
+Torch's own bicubic differs twice over: without antialiasing it uses a = -0.75, and with it the
+borders are renormalised where MATLAB mirrors them. Tables in the papers move by tenths of a dB with
+that.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def imresize(x: Tensor, scale: float) -> Tensor:
         x: (N, C, H, W), floating point.
         scale: output over input, > 0; the output is (N, C, ceil(H * scale), ceil(W * scale)).
     Raises:
-        ValueError: if x has no pixels, is not 4-dimensional floating point, or scale is not positive.
+        ValueError: if x has no pixels, is not 4-dimensional floating point, or scale is not
+        positive.
     """
     if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[-2:]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""DAN through eager torch, channels last: works everywhere, and is what other engines are held to."""
+"""DAN through eager torch, channels last: works everywhere, and is the reference for the rest."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ from pysr.degrade import to_8bit
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """Y of YCbCr, BT.601 studio range, as MATLAB's rgb2ycbcr: (N, 3, H, W) in [0, 1] -> (N, 1, H, W)
-    in [16, 235] (float64)."""
+    """Y of YCbCr, BT.601 studio range, as MATLAB's rgb2ycbcr.
+
+    (N, 3, H, W) in [0, 1] -> (N, 1, H, W) in [16, 235], float64.
+    """
     weights = rgb.new_tensor([65.481, 128.553, 24.966], dtype=torch.float64)
     return 16 + torch.einsum("nchw,c->nhw", rgb.double(), weights)[:, None]
 
@@ -35,7 +37,9 @@ def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
     """
     x, y = _prepared(x, border), _prepared(y, border)
     if min(x.shape[-2:]) < 11:
-        raise ValueError(f"ssim: expected at least 11x11 pixels inside the border, got {tuple(x.shape)}")
+        raise ValueError(
+            f"ssim: expected at least 11x11 pixels inside the border, got {tuple(x.shape)}"
+        )
     axis = torch.arange(-5.0, 6.0, dtype=torch.float64, device=x.device)
     line = torch.exp(-(axis**2) / (2 * 1.5**2))
     line = line / line.sum()

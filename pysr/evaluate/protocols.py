@@ -17,7 +17,8 @@ PROTOCOLS = ("gaussian8", "gaussian8-decimate", "div2krk", "bicubic")
 
 @dataclass(frozen=True)
 class Case:
-    """One test case: hr (1, 3, H, W), its lr (1, 3, H/s, W/s), and the kernel (k, k) between them."""
+    """One test case: hr (1, 3, H, W), its lr (1, 3, H/s, W/s), and the kernel (k, k) between
+    them."""
 
     hr: Tensor
     lr: Tensor
@@ -29,10 +30,11 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
 
     - gaussian8: eight isotropic blurs (`pysr.blur.gaussian8`), MATLAB's bicubic downsampling, 8-bit
       rounding; how the papers' code makes Setting 1.
-    - gaussian8-decimate: the same blurs with plain decimation, as equation 1 is written; the papers'
-      bicubic rows come close to this one.
+    - gaussian8-decimate: the same blurs with plain decimation, as equation 1 is written; the
+      papers' bicubic rows come close to this one.
     - div2krk: one irregular kernel a picture (Setting 2), decimation. As in DIV2KRK's generator the
-      kernel is moved by (s - 1) / 2 pixels, which keeps LR and HR aligned. Drawn from (seed, index).
+      kernel is moved by (s - 1) / 2 pixels, which keeps LR and HR aligned. Drawn from (seed,
+      index).
     - bicubic: no blur but bicubic downsampling itself; a clean picture.
 
     Args:

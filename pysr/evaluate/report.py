@@ -28,8 +28,8 @@ class Row:
 
     Attributes:
         psnr, ssim: on Y, 8 bits, a border of `scale` pixels left out (see `pysr.evaluate.metrics`).
-        kernel_error: sum of absolute differences between estimated and true kernel, 0 to 2; None for
-            a method that estimates none.
+        kernel_error: sum of absolute differences between estimated and true kernel, 0 to 2; None
+            for a method that estimates none.
         seconds: per picture, the method alone.
     """
 
@@ -61,9 +61,8 @@ class Report:
         return json.dumps({**asdict(self), "machine": machine}, indent=2)
 
     def table(self) -> Table:
-        title = (
-            f"{self.protocol} x{self.scale}: {self.pictures} pictures, {self.cases} cases, {self.data}"
-        )
+        counts = f"{self.pictures} pictures, {self.cases} cases"
+        title = f"{self.protocol} x{self.scale}: {counts}, {self.data}"
         table = Table(title=title, title_justify="left")
         table.add_column("method", overflow="fold")
         for name in ("PSNR dB", "SSIM", "kernel error", "s/picture"):

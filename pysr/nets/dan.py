@@ -2,9 +2,9 @@
 
 The state dict has the published names, so that public checkpoints load unchanged. One thing is
 computed differently: the kernel code is constant over the image, so its share of a block's first
-convolution is a constant too, apart from the border, where zero padding cuts taps off: nine cases in
-all. They enter the convolution of the features alone as its bias; the code is never stretched over
-the image nor concatenated.
+convolution is a constant too, apart from the border, where zero padding cuts taps off: nine cases
+in all. They enter the convolution of the features alone as its bias; the code is never stretched
+over the image nor concatenated.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class DANConfig:
         kernel_size: k of the kernels that the code stands for.
         iterations: T, the Restorer passes of one estimate.
         estimator_features, estimator_blocks: the same of the Estimator.
-        compact_tail: one convolution straight to s * s * 3 channels and one pixel shuffle, instead of
-            the published upscaling at full width, which costs a small network more than its body.
+        compact_tail: one convolution straight to s * s * 3 channels and one pixel shuffle, instead
+            of the published upscaling at full width, which costs a small network more than its
+            body.
         bicubic_skip: the network adds to bicubic interpolation, where training then begins.
         whitened_estimator: the Estimator sees pictures without their low frequencies, at unit
             contrast. Blur is a ratio of fine to coarse detail; a small network on raw pictures was
@@ -57,14 +58,14 @@ class DANConfig:
 
 
 class Restoration(NamedTuple):
-    """What a DAN returns: sr (N, 3, s*H, s*W), not clipped, and the kernel's code (N, code_length)."""
+    """What a DAN returns: sr (N, 3, s*H, s*W), not clipped, and a code (N, code_length)."""
 
     sr: Tensor
     code: Tensor
 
 
 class ChannelAttention(nn.Module):
-    """Gates in (0, 1), one a channel, computed from the channel's means: (N, C, 1, 1) to the same."""
+    """Gates in (0, 1), one a channel, from the channels' means: (N, C, 1, 1) to the same."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -130,7 +131,7 @@ def conv_with_border_cases(f: Tensor, weight: Tensor, cases: Tensor) -> Tensor:
         # One product with 0/1 matrices: autograd copies the whole image for every slice written.
         rows, columns = (_membership(bands).to(f) for bands in (rows, columns))
         return F.conv2d(f, weight, padding=1) + rows @ cases @ columns.T
-    # One code for the whole batch: the inner case is the convolution's own bias, the border is mended.
+    # With one code for the whole batch the inner case is the convolution's own bias.
     inner = cases[:, :, len(rows) // 2, len(columns) // 2]
     shared = len(cases) == 1
     x = F.conv2d(f, weight, inner[0] if shared else None, padding=1)
@@ -277,8 +278,8 @@ class DAN(nn.Module):
 
     Args:
         config: sizes; `DANConfig()` is the published network.
-        basis: (k * k, code_length), the code of a kernel is flat(kernel) @ basis; zeros when left out,
-            to be filled from a checkpoint.
+        basis: (k * k, code_length), the code of a kernel is flat(kernel) @ basis; zeros when left
+            out, to be filled from a checkpoint.
     """
 
     def __init__(self, config: DANConfig | None = None, basis: Tensor | None = None):
@@ -308,8 +309,9 @@ class DAN(nn.Module):
         Args:
             kernel: (N, k, k) or (k, k), known kernels: one Restorer pass, no estimate.
             code: (N, code_length), the same by its code.
-            iterations: T, at least 1; by default the configuration's. Only the last iteration records
-                gradients: the loop detaches between iterations, and only the last is supervised.
+            iterations: T, at least 1; by default the configuration's. Only the last iteration
+                records gradients: the loop detaches between iterations, and only the last is
+                supervised.
         """
         if kernel is not None:
             kernel = kernel.expand(len(lr), -1, -1) if kernel.ndim == 2 else kernel
@@ -340,8 +342,8 @@ class DAN(nn.Module):
 def initialise(model: DAN, gain: float = 0.1) -> None:
     """Kaiming normal weights times `gain`, zero biases: the published start of training.
 
-    A whitened Estimator starts at full gain, its residuals at 0.3 and its output at 0: at a tenth, its
-    signal would be gone before the final average.
+    A whitened Estimator starts at full gain, its residuals at 0.3 and its output at 0: at a tenth,
+    its signal would be gone before the final average.
     """
 
     def reset(part: nn.Module, gain: float) -> None:

@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 
 @dataclass(frozen=True)
 class Entry:
-    """A shipped model: its file in pysr/weights (its card has the same name, .md) and what it is for."""
+    """A shipped model: its file in pysr/weights, beside its card (.md), and what it is for."""
 
     file: str
     summary: str
@@ -49,8 +49,8 @@ def load_model(name: str | Path) -> DAN:
     path = Path(name)
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise ModelError(
-            f"model: expected one of {', '.join(SHIPPED)}, or a path to a .safetensors or .pth file; "
-            f"got {str(name)!r}"
+            f"model: expected one of {', '.join(SHIPPED)}, or a path to a .safetensors or .pth "
+            f"file; got {str(name)!r}"
         )
     if not path.is_file():
         raise ModelError(f"model: no file {path}")
@@ -100,7 +100,9 @@ def _filled(path: Path, config: DANConfig, state: dict[str, Tensor]) -> DAN:
     try:
         model.load_state_dict({key: value.float() for key, value in state.items()})
     except RuntimeError as error:
-        raise ModelError(f"{path}: does not fit the network: {' '.join(str(error).split())}") from None
+        raise ModelError(
+            f"{path}: does not fit the network: {' '.join(str(error).split())}"
+        ) from None
     return model.eval()
 
 

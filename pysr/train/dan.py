@@ -1,4 +1,4 @@
-"""Train a DAN: the published loss (dan.txt section 3.1), with a head start that can be switched off."""
+"""Train a DAN: the published loss (dan.txt section 3.1), and a head start that may be left out."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class DANData:
         patch: side of a LR patch in pixels (dan.txt: 64).
         batch: patches per step and process (dan.txt: 64).
         hold_out: pictures kept for validation.
-        apart: steps, the first ones, in which Restorer and Estimator are trained apart: the Restorer is
-            given the true code and the Estimator sees bicubic interpolation. 0 trains as published.
+        apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
+            Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
+            as published.
         damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
         start: a weights file of the same configuration to begin from, with its basis; left out,
             training begins from random weights.
@@ -82,7 +83,9 @@ class DANTask:
         if data.start:
             self.model = load_model(data.start)
             if self.model.config != config:
-                raise ValueError(f"start: {data.start} has another configuration: {self.model.config}")
+                raise ValueError(
+                    f"start: {data.start} has another configuration: {self.model.config}"
+                )
         else:
             kernels = degradation.kernels(KERNELS_FOR_PCA, seed)
             self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))
@@ -104,7 +107,7 @@ class DANTask:
         }
 
     def validate(self, model: DAN) -> dict[str, float]:
-        """PSNR and code error on the held-out pictures under gaussian8 (three of its eight blurs)."""
+        """PSNR and code error on the held-out pictures, under three of gaussian8's blurs."""
         scale, crop = model.config.scale, VALIDATION_CROP
         values, errors = [], []
         for tile in self.tiles.held_out:

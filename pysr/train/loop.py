@@ -1,8 +1,8 @@
 """The training loop: optimiser, schedule, averaged weights, log, and a resume that loses nothing.
 
-What is learned is a task's business (see `pysr.train.dan`); how it is run is the same for all. Every
-step draws its data from a generator seeded by (seed, rank, step), so a resumed run continues in
-exactly the data order of an uninterrupted one without storing any generator's state.
+What is learned is a task's business (see `pysr.train.dan`); how it is run is the same for all.
+Every step draws its data from a generator seeded by (seed, rank, step), so a resumed run continues
+in exactly the data order of an uninterrupted one without storing any generator's state.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class TrainingOptions:
         steps: optimiser steps in all.
         learning_rate, betas: of Adam (dan.txt section 4.1.1: betas 0.9 and 0.99).
         warmup: steps over which the learning rate rises linearly from 0.
-        halve_every: the published schedule, the rate halves every so many steps; 0 leaves it constant.
+        halve_every: the published schedule, the rate halves every so many steps; 0 leaves it
+        constant.
         cooldown: the last steps, over which the rate falls linearly to 0.
         ema: decay of the averaged weights, which are the ones that are validated and shipped.
         precision: "fp32", or "bf16" through autocast.
@@ -97,8 +98,8 @@ def run(
     """Train `task`, or go on where an earlier run in `out` stopped; returns the averaged model.
 
     Writes out/log.jsonl (a line per log_every steps and per validation) and out/last.pt (model,
-    averaged model, optimiser, step, description), always beside and then renamed. Under torchrun every
-    process takes its own part of each batch's draw; only the first writes.
+    averaged model, optimiser, step, description), always beside and then renamed. Under torchrun
+    every process takes its own part of each batch's draw; only the first writes.
 
     Raises:
         ValueError: when out/last.pt was made from another model or data description.
@@ -118,9 +119,7 @@ def run(
     first = _resume(checkpoint, task.model, average, optimiser, description, device)
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-    autocast = torch.autocast(
-        device.type, torch.bfloat16, enabled=options.precision == "bf16"
-    )
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
     sums, counted, started = {}, 0, time.perf_counter()
     with _Reporter(out, options.steps, first, rank == 0) as report:
         for step in range(first, options.steps):

@@ -1,0 +1,16 @@
+// Which build of the inner loops runs on this processor.
+//
+// The loops are compiled once per instruction set and chosen at run time, so that one binary serves
+// every x86-64 machine. The environment variable PYSR_ISA (baseline, avx2, avx512) lowers the
+// choice.
+#pragma once
+
+namespace pysr {
+
+enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
+
+Isa isa();            // the one in use
+Isa supported_isa();  // the best that this processor and this build offer
+const char* name(Isa isa);
+
+}  // namespace pysr

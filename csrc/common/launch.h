@@ -1,0 +1,36 @@
+// The one place that launches a CUDA kernel.
+//
+// Kernels name their dynamic shared memory and their launch through this header, so that the
+// emulator of tests/native can run the very same source on a processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef PYSR_CUDA_EMULATOR
+#include "cuda_emulator.h"
+#else
+#include <cuda_runtime.h>
+
+#define PYSR_DYNAMIC_SHARED(T, name)                                 \
+  extern __shared__ __align__(16) unsigned char name##_bytes[];      \
+  T* const name = reinterpret_cast<T*>(name##_bytes)
+
+namespace pysr {
+
+// Every GPU grants 48 KiB of shared memory; more must be asked for, and may be refused.
+template <class... P, class... A>
+cudaError_t launch(void (*kernel)(P...), int64_t blocks, dim3 threads, size_t shared,
+                   cudaStream_t stream, A... arguments) {
+  if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+  if (shared > 48 * 1024) {
+    const cudaError_t refused = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (refused != cudaSuccess) return refused;
+  }
+  kernel<<<dim3(static_cast<unsigned>(blocks)), threads, shared, stream>>>(arguments...);
+  return cudaGetLastError();
+}
+
+}  // namespace pysr
+#endif

@@ -1,0 +1,372 @@
+// Borders, types and threads of blur_decimate; the arithmetic is in blur_decimate_tile.cpp.
+//
+// Every plane is cut into bands of rows. A band is first copied into a padded buffer in the type
+// that sums are taken in, its columns sorted by their remainder modulo the stride, so that the
+// arithmetic sees neither borders, strides, nor half types. Bands depend on sizes alone, and every
+// output is summed in one fixed order, so the number of threads never shows in the result.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "common/check.h"
+#include "common/dtype.h"
+#include "common/index.h"
+#include "common/isa.h"
+#include "common/parallel.h"
+#include "cpu/blur_decimate_tile.h"
+#include "ops/blur_decimate.h"
+
+namespace pysr {
+namespace {
+
+using Params = BlurDecimateParams;
+
+// A band's padded picture stays in the second-level cache, and its work is small enough for pictures
+// to fall into many bands; below kSerialProducts, waking a thread costs more than it saves.
+constexpr int64_t kBandBytes = 384 * 1024;
+constexpr int64_t kBandProducts = 1 << 22;
+constexpr int64_t kSerialProducts = 1 << 18;
+constexpr std::align_val_t kAlignment{64};
+
+template <class T>
+BlurDecimateTile<T> tile_kernels() {
+#ifdef PYSR_X86
+  if (isa() == Isa::avx512) return avx512::blur_decimate_tile<T>();
+  if (isa() == Isa::avx2) return avx2::blur_decimate_tile<T>();
+#endif
+  return baseline::blur_decimate_tile<T>();
+}
+
+struct Release {
+  void operator()(void* memory) const { operator delete(memory, kAlignment); }
+};
+
+// Memory of one worker, taken once and kept from item to item: uninitialised, aligned to a vector.
+template <class T>
+class Buffer {
+ public:
+  T* get(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    if (!data_) data_.reset(static_cast<T*>(operator new(bytes, kAlignment)));
+    return data_.get();
+  }
+
+ private:
+  std::unique_ptr<T, Release> data_;
+};
+
+template <class T>
+struct Scratch {
+  Buffer<T> line, padded, sums, slope, parts;
+};
+
+template <class S>
+void widen_row(const S* from, int64_t step, Accumulator<S>* to, int64_t count) {
+  if (step == 1) {
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i * step]);
+  }
+}
+
+template <class S>
+void narrow_row(const Accumulator<S>* from, S* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = Narrow<S>::from(from[i]);
+}
+
+int64_t products(const Params& p) { return p.n * p.c * p.ho() * p.wo() * p.k * p.k; }
+
+int thread_count(const Params& p) {
+  return products(p) < kSerialProducts ? 1 : std::max(p.threads, 1);
+}
+
+// How many rows of output make a band, in whole blocks.
+int64_t band_rows(const Params& p, int64_t row_bytes, int64_t block) {
+  const int64_t fitting = (kBandBytes / row_bytes - p.k) / p.stride + 1;
+  const int64_t rows = std::min(fitting, kBandProducts / (p.wo() * p.k * p.k));
+  return std::min(std::max(rows / block, int64_t{2}) * block, p.ho());
+}
+
+// The padded picture: rows of `phases` parts, of which part f holds columns f, f + stride, ...
+template <class S>
+class Padder {
+ public:
+  using T = Accumulator<S>;
+
+  Padder(const Params& p, const BlurDecimateTile<T>& tile)
+      : p_(p), split_(tile.split), width_(round_up(p.wo(), tile.lanes)),
+        part_(width_ + (p.k - 1) / p.stride),
+        line_(std::max(p.padded_w(), p.margin() + p.w)) {
+    for (int64_t v = 0; v < p.k; ++v) {
+      offset_.push_back(static_cast<int32_t>(v % p.stride * part_ + v / p.stride));
+    }
+  }
+
+  int64_t width() const { return width_; }  // of output, in whole vectors
+  int64_t row_length() const { return p_.phases() * part_; }
+  const int32_t* offset() const { return offset_.data(); }
+  int64_t line_length() const { return line_; }
+
+  // Rows first .. first + count - 1 of the padded plane; `line` holds line_length() numbers.
+  void fill(const S* plane, int64_t first, int64_t count, T* line, T* rows) const {
+    const int64_t margin = p_.margin(), padded = p_.padded_w();
+    for (int64_t r = 0; r < count; ++r) {
+      const S* from = plane + reflect(first + r - margin, p_.h) * p_.x_stride[2];
+      widen_row(from, p_.x_stride[3], line + margin, p_.w);
+      // Both borders repeat columns that are in place by now.
+      for (int64_t q = 0; q < margin; ++q) line[q] = line[margin + reflect(q - margin, p_.w)];
+      for (int64_t q = margin + p_.w; q < padded; ++q) {
+        line[q] = line[margin + reflect(q - margin, p_.w)];
+      }
+      T* row = rows + r * row_length();
+      if (p_.stride == 1) {
+        std::copy_n(line, padded, row);
+        std::fill(row + padded, row + part_, T{0});
+        continue;
+      }
+      const int64_t whole = padded / p_.stride;
+      split_(line, row, static_cast<int>(p_.stride), static_cast<int>(p_.phases()), part_,
+             std::min(whole, part_));
+      for (int64_t f = 0; f < p_.phases(); ++f) {
+        T* part = row + f * part_;
+        int64_t b = std::min(whole, part_);
+        for (; b < part_ && b * p_.stride + f < padded; ++b) part[b] = line[b * p_.stride + f];
+        std::fill(part + b, part + part_, T{0});
+      }
+    }
+  }
+
+ private:
+  const Params& p_;
+  void (*split_)(const T*, T*, int, int, ptrdiff_t, ptrdiff_t);
+  int64_t width_, part_, line_;
+  std::vector<int32_t> offset_;
+};
+
+template <class S>
+void forward(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<T>();
+  const Padder<S> padder(p, tile);
+  std::vector<T> taps(p.n * p.k * p.k);
+  widen_row(static_cast<const S*>(p.kernels), 1, taps.data(), static_cast<int64_t>(taps.size()));
+
+  const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), tile.rows);
+  const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo();
+  const int64_t padded_rows = p.stride * (rows - 1) + p.k;
+  std::vector<Scratch<T>> scratch(thread_count(p));
+  parallel_for(p.n * p.c * bands, thread_count(p), [&](int64_t item, int worker) {
+    T* const line = scratch[worker].line.get(padder.line_length());
+    T* const padded = scratch[worker].padded.get(padded_rows * padder.row_length());
+    T* const sums = scratch[worker].sums.get(rows * padder.width());
+    const int64_t plane = item / bands, top = item % bands * rows;
+    const int64_t sample = plane / p.c, count = std::min(rows, ho - top);
+    const S* x = static_cast<const S*>(p.x) + sample * p.x_stride[0] + plane % p.c * p.x_stride[1];
+    padder.fill(x, p.stride * top, p.stride * (count - 1) + p.k, line, padded);
+    Correlation<T> job{};
+    job.in = padded;
+    job.in_step = padder.row_length();
+    job.taps = taps.data() + sample * p.k * p.k;
+    job.tap_rows = job.tap_columns = static_cast<int>(p.k);
+    job.offset = padder.offset();
+    job.stride = static_cast<int>(p.stride);
+    job.out = sums;
+    job.out_step = padder.width();
+    job.rows = static_cast<int>(count);
+    job.width = static_cast<int>(padder.width());
+    tile.correlate(job);
+    S* out = static_cast<S*>(p.out) + (plane * ho + top) * wo;
+    for (int64_t i = 0; i < count; ++i) {
+      narrow_row<S>(sums + i * padder.width(), out + i * wo, wo);
+    }
+  });
+}
+
+// The gradient by the padded picture, folded back over the borders. Its pixels of one phase (their
+// row and column modulo the stride) are a correlation of the zero-padded output gradient with the
+// taps of that phase, turned by 180 degrees.
+template <class S>
+void grad_x(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<T>();
+  const int64_t s = p.stride, k = p.k, margin = p.margin(), ho = p.ho(), wo = p.wo();
+  const int64_t phases = p.phases(), reach = ceil_div(k, s);  // taps of the first phase
+  const int64_t width = round_up(ceil_div(p.padded_w(), s), tile.lanes);
+  const int64_t slope_width = width + reach - 1;
+
+  // turned[n][row phase][column phase], each phase contiguous; start gives where it lies.
+  std::vector<T> turned(p.n * k * k);
+  std::vector<int64_t> start(phases * phases);
+  int64_t next = 0;
+  for (int64_t fu = 0; fu < phases; ++fu) {
+    for (int64_t fv = 0; fv < phases; ++fv) {
+      start[fu * phases + fv] = next;
+      next += phase_count(k, fu, s) * phase_count(k, fv, s);
+    }
+  }
+  const S* kernels = static_cast<const S*>(p.kernels);
+  for (int64_t n = 0; n < p.n; ++n) {
+    for (int64_t u = 0; u < k; ++u) {
+      for (int64_t v = 0; v < k; ++v) {
+        const int64_t fu = u % s, fv = v % s;
+        const int64_t rows = phase_count(k, fu, s), columns = phase_count(k, fv, s);
+        turned[n * k * k + start[fu * phases + fv] + (rows - 1 - u / s) * columns +
+               columns - 1 - v / s] = widen(kernels[(n * k + u) * k + v]);
+      }
+    }
+  }
+  std::vector<int32_t> offset(reach);
+  for (int64_t t = 0; t < reach; ++t) offset[t] = static_cast<int32_t>(t);
+
+  const int64_t run = s * tile.rows * 4;  // padded rows worked on at once
+  const int64_t run_rows = ceil_div(run, s) + 1;
+  const int64_t band = 4 * run, bands = ceil_div(p.h, band);
+  std::vector<Scratch<T>> scratch(thread_count(p));
+  parallel_for(p.n * p.c * bands, thread_count(p), [&](int64_t item, int worker) {
+    T* const slope = scratch[worker].slope.get((run_rows + reach) * slope_width);
+    T* const parts = scratch[worker].parts.get(s * run_rows * width);
+    T* const line = scratch[worker].line.get(s * width);
+    T* const folded = scratch[worker].sums.get(band * p.w);
+    const int64_t plane = item / bands, top = item % bands * band;
+    const int64_t sample = plane / p.c, count = std::min(band, p.h - top);
+    const S* g =
+        static_cast<const S*>(p.out) + sample * p.out_stride[0] + plane % p.c * p.out_stride[1];
+    std::fill_n(folded, count * p.w, T{0});
+
+    const auto in_band = [&](int64_t r) {
+      const int64_t y = reflect(r - margin, p.h);
+      return y >= top && y < top + count;
+    };
+    const auto work = [&](int64_t first, int64_t last) {  // padded rows first .. last - 1
+      const int64_t low = first / s - (reach - 1), high = (last - 1) / s;
+      for (int64_t i = low; i <= high; ++i) {
+        T* row = slope + (i - low) * slope_width;
+        std::fill_n(row, slope_width, T{0});
+        if (i >= 0 && i < ho) {
+          widen_row(g + i * p.out_stride[2], p.out_stride[3], row + reach - 1, wo);
+        }
+      }
+      for (int64_t fu = 0; fu < phases; ++fu) {
+        const int64_t a = first > fu ? ceil_div(first - fu, s) : 0;
+        const int64_t rows = (last - fu > 0 ? ceil_div(last - fu, s) : 0) - a;
+        if (rows < 1) continue;
+        const int64_t tap_rows = phase_count(k, fu, s);
+        for (int64_t fv = 0; fv < phases; ++fv) {
+          Correlation<T> job{};
+          job.tap_rows = static_cast<int>(tap_rows);
+          job.tap_columns = static_cast<int>(phase_count(k, fv, s));
+          job.in = slope + (a - (tap_rows - 1) - low) * slope_width + reach - job.tap_columns;
+          job.in_step = slope_width;
+          job.taps = turned.data() + sample * k * k + start[fu * phases + fv];
+          job.offset = offset.data();
+          job.stride = 1;
+          job.out = parts + fv * width;
+          job.out_step = s * width;
+          job.rows = static_cast<int>(rows);
+          job.width = static_cast<int>(width);
+          tile.correlate(job);
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+          T* row = parts + i * s * width;
+          for (int64_t fv = phases; fv < s; ++fv) std::fill_n(row + fv * width, width, T{0});
+          if (s > 1) {
+            tile.merge(line, row, static_cast<int>(s), width, width);
+            row = line;
+          }
+          T* to = folded + (reflect(s * (a + i) + fu - margin, p.h) - top) * p.w;
+          const int64_t padded = p.padded_w(), inner = std::min(margin + p.w, padded);
+          for (int64_t q = 0; q < margin; ++q) to[reflect(q - margin, p.w)] += row[q];
+          for (int64_t q = margin; q < inner; ++q) to[q - margin] += row[q];
+          for (int64_t q = inner; q < padded; ++q) to[reflect(q - margin, p.w)] += row[q];
+        }
+      }
+    };
+    for (int64_t r = 0; r < p.padded_h();) {
+      if (!in_band(r)) {
+        ++r;
+        continue;
+      }
+      int64_t last = r + 1;
+      while (last < p.padded_h() && last - r < run && in_band(last)) ++last;
+      work(r, last);
+      r = last;
+    }
+    narrow_row<S>(folded, static_cast<S*>(p.x) + (plane * p.h + top) * p.w, count * p.w);
+  });
+}
+
+template <class S>
+void grad_kernels(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<T>();
+  const Padder<S> padder(p, tile);
+  const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), 16);
+  const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo(), kk = p.k * p.k;
+  const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = padder.width();
+  std::vector<T> partial(p.n * p.c * bands * kk, T{0});
+  std::vector<Scratch<T>> scratch(thread_count(p));
+  parallel_for(p.n * p.c * bands, thread_count(p), [&](int64_t item, int worker) {
+    T* const line = scratch[worker].line.get(padder.line_length());
+    T* const padded = scratch[worker].padded.get(padded_rows * padder.row_length());
+    T* const slope = scratch[worker].slope.get((rows + 2 * tile.zero_rows) * width);
+    const int64_t plane = item / bands, top = item % bands * rows;
+    const int64_t sample = plane / p.c, count = std::min(rows, ho - top);
+    const S* x = static_cast<const S*>(p.x) + sample * p.x_stride[0] + plane % p.c * p.x_stride[1];
+    const S* g =
+        static_cast<const S*>(p.out) + sample * p.out_stride[0] + plane % p.c * p.out_stride[1];
+    padder.fill(x, p.stride * top, p.stride * (count - 1) + p.k, line, padded);
+    std::fill_n(slope, (count + 2 * tile.zero_rows) * width, T{0});
+    T* first = slope + tile.zero_rows * width;
+    for (int64_t i = 0; i < count; ++i) {
+      widen_row(g + (top + i) * p.out_stride[2], p.out_stride[3], first + i * width, wo);
+    }
+    TapSums<T> job{};
+    job.in = padded;
+    job.in_step = padder.row_length();
+    job.g = first;
+    job.g_step = width;
+    job.k = static_cast<int>(p.k);
+    job.offset = padder.offset();
+    job.stride = static_cast<int>(p.stride);
+    job.sums = partial.data() + item * kk;
+    job.rows = static_cast<int>(count);
+    job.width = static_cast<int>(width);
+    tile.add_tap_sums(job);
+  });
+  S* out = static_cast<S*>(p.kernels);
+  for (int64_t n = 0; n < p.n; ++n) {
+    for (int64_t tap = 0; tap < kk; ++tap) {
+      double total = 0;
+      for (int64_t part = 0; part < p.c * bands; ++part) {
+        total += partial[(n * p.c * bands + part) * kk + tap];
+      }
+      out[n * kk + tap] = Narrow<S>::from(static_cast<T>(total));
+    }
+  }
+}
+
+void check_params(const Params& p) {
+  check(p.valid(), "blur_decimate: sizes, kernel size, stride or pointers out of range");
+}
+
+}  // namespace
+
+void blur_decimate_cpu(const BlurDecimateParams& p) {
+  check_params(p);
+  dispatch(p.dtype, [&](auto type) { forward<typename decltype(type)::type>(p); });
+}
+
+void blur_decimate_grad_x_cpu(const BlurDecimateParams& p) {
+  check_params(p);
+  dispatch(p.dtype, [&](auto type) { grad_x<typename decltype(type)::type>(p); });
+}
+
+void blur_decimate_grad_kernels_cpu(const BlurDecimateParams& p) {
+  check_params(p);
+  dispatch(p.dtype, [&](auto type) { grad_kernels<typename decltype(type)::type>(p); });
+}
+
+}  // namespace pysr

@@ -1,0 +1,66 @@
+// The inner loops of blur_decimate, which CMake compiles once per instruction set from
+// blur_decimate_tile.cpp. Only plain structs cross over: an inline function of the standard library
+// compiled in there with AVX would be merged by the linker with the copy that every machine runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pysr {
+
+// out[i][j] = sum over u, v of taps[u][v] * in[stride * i + u][offset[v] + j]. Columns come in
+// whole vectors: `width` is a multiple of the lanes, and in and out are that wide.
+template <class T>
+struct Correlation {
+  const T* in;
+  ptrdiff_t in_step;
+  const T* taps;
+  int tap_rows, tap_columns;
+  const int32_t* offset;
+  int stride;
+  T* out;
+  ptrdiff_t out_step;
+  int rows, width;
+};
+
+// sums[u][v] += sum over i, j of g[i][j] * in[stride * i + u][offset[v] + j], with u, v below k. g
+// has `zero_rows` rows of zeros above and below its `rows`; `width` as above.
+template <class T>
+struct TapSums {
+  const T* in;
+  ptrdiff_t in_step;
+  const T* g;
+  ptrdiff_t g_step;
+  int k;
+  const int32_t* offset;
+  int stride;
+  T* sums;
+  int rows, width;
+};
+
+template <class T>
+struct BlurDecimateTile {
+  int lanes, rows;  // correlate works on blocks of this many rows
+  int zero_rows;
+  void (*correlate)(const Correlation<T>&);
+  void (*add_tap_sums)(const TapSums<T>&);
+  // row[stride * b + phase] <-> parts[phase * part_step + b], for b below count.
+  void (*split)(const T* row, T* parts, int stride, int phases, ptrdiff_t part_step,
+                ptrdiff_t count);
+  void (*merge)(T* row, const T* parts, int stride, ptrdiff_t part_step, ptrdiff_t count);
+};
+
+namespace baseline {
+template <class T>
+BlurDecimateTile<T> blur_decimate_tile();
+}
+namespace avx2 {
+template <class T>
+BlurDecimateTile<T> blur_decimate_tile();
+}
+namespace avx512 {
+template <class T>
+BlurDecimateTile<T> blur_decimate_tile();
+}
+
+}  // namespace pysr

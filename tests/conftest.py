@@ -1,0 +1,19 @@
+"""Tests that run on every device take the fixture `device`.
+
+Without a GPU the cuda ones skip; PYSR_REQUIRE_CUDA=1 makes them fail instead, so that a GPU run
+cannot pass by skipping.
+"""
+
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        if os.environ.get("PYSR_REQUIRE_CUDA") == "1":
+            pytest.fail("PYSR_REQUIRE_CUDA=1, but torch sees no GPU")
+        pytest.skip("no GPU")
+    return torch.device(request.param)

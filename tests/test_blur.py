@@ -1,0 +1,177 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from pysr import blur
+
+FAMILIES = {
+    "isotropic": lambda size, seed: blur.random_isotropic(5, (0.4, 3.0), size, seed),
+    "irregular": lambda size, seed: blur.random_irregular(5, size, generator=seed),
+    "motion": lambda size, seed: blur.random_motion(5, size, generator=seed),
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 21])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_give_proper_kernels(family, size):
+    kernels = FAMILIES[family](size, 0)
+    assert kernels.shape == (5, size, size)
+    assert (kernels >= 0).all()
+    torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(5))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_decides_everything(family):
+    draw = FAMILIES[family]
+    assert torch.equal(draw(15, 3), draw(15, 3))
+    assert torch.equal(draw(15, 3), draw(15, torch.Generator().manual_seed(3)))
+    assert not torch.equal(draw(15, 3), draw(15, 4))
+
+
+def centre(kernel):
+    axis = torch.arange(kernel.shape[-1], dtype=kernel.dtype)
+    return float((kernel.sum(1) * axis).sum()), float((kernel.sum(0) * axis).sum())
+
+
+@pytest.mark.parametrize("size", [15, 16, 21, 32])
+def test_kernels_are_centred_on_tap_half_the_size(size):
+    assert blur.dirac(size)[size // 2, size // 2] == 1
+    assert centre(blur.isotropic(1.2, size)) == pytest.approx((size // 2,) * 2, abs=1e-3)
+    for kernel in blur.random_motion(4, size, (3.0, 8.0), generator=0):
+        assert centre(kernel) == pytest.approx((size // 2,) * 2, abs=0.05)
+
+
+def test_gaussian_against_the_formula():
+    kernel = blur.isotropic(1.7, 9).double()
+    expected = torch.tensor(
+        [[math.exp(-(x * x + y * y) / (2 * 1.7**2)) for x in range(-4, 5)] for y in range(-4, 5)],
+        dtype=torch.float64,
+    )
+    torch.testing.assert_close(kernel, expected / expected.sum(), atol=1e-7, rtol=1e-5)
+
+
+def test_rotation_turns_the_long_axis_anticlockwise():
+    # Anticlockwise from the right, with rows counted downwards: up and to the right.
+    kernel = blur.anisotropic(4.0, 0.7, math.pi / 4, 21)
+    assert kernel[10 - 4, 10 + 4] > 100 * kernel[10 + 4, 10 + 4]
+
+
+def test_irregular_noise_stays_within_a_quarter():
+    generator = torch.Generator().manual_seed(5)
+    rough = blur.random_irregular(200, 11, noise=0.25, generator=generator)
+    generator.manual_seed(5)
+    smooth = blur.random_irregular(200, 11, noise=0.0, generator=generator)
+    ratio = rough / smooth
+    spread = ratio.amax((1, 2)) / ratio.amin((1, 2))
+    assert spread.max() <= 1.25 * (1 + 1e-4)
+    assert spread.max() > 1.2
+
+
+def test_gaussian8_has_the_published_widths():
+    for scale, (low, high) in {2: (0.8, 1.6), 3: (1.35, 2.4), 4: (1.8, 3.2)}.items():
+        kernels = blur.gaussian8(scale)
+        widths = torch.linspace(low, high, 8)
+        assert kernels.shape == (8, 21, 21)
+        torch.testing.assert_close(kernels, torch.stack([blur.isotropic(float(s)) for s in widths]))
+    with pytest.raises(ValueError, match="2, 3 and 4"):
+        blur.gaussian8(5)
+
+
+def test_code_of_kernels_and_back():
+    kernels = blur.random_isotropic(400, (0.3, 4.0), 21, 0)
+    basis = blur.pca_basis(kernels, 10)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(10), atol=1e-4, rtol=0)
+    fresh = blur.random_isotropic(50, (0.5, 3.5), 21, 1)
+    error = (blur.decode(blur.encode(fresh, basis), basis) - fresh).abs().sum((1, 2))
+    assert error.max() < 0.02  # a random pair of these kernels is about 1 apart
+
+
+def test_damped_code_has_entries_of_one_order_and_the_same_inverse():
+    kernels = blur.random_isotropic(400, (0.3, 4.0), 21, 0)
+    plain, damped = blur.pca_basis(kernels, 6), blur.pca_basis(kernels, 6, damping=1e-3)
+    sizes = [blur.encode(kernels, b).pow(2).mean(0).sqrt() for b in (plain, damped)]
+    assert sizes[1].max() / sizes[1].min() < sizes[0].max() / sizes[0].min() / 5
+    torch.testing.assert_close(
+        blur.decode(blur.encode(kernels, plain), plain),
+        blur.decode(blur.encode(kernels, damped), damped),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_code_is_linear_in_the_kernel():
+    kernels = blur.random_irregular(50, 21, generator=0)
+    basis = blur.pca_basis(kernels, 8)
+    mixed = 0.3 * kernels[:1] + 0.7 * kernels[1:2]
+    expected = 0.3 * blur.encode(kernels[:1], basis) + 0.7 * blur.encode(kernels[1:2], basis)
+    torch.testing.assert_close(blur.encode(mixed, basis), expected)
+
+
+def test_a_hopeless_code_still_gives_a_kernel():
+    basis = blur.pca_basis(blur.random_isotropic(50, (0.5, 3.0), 9, 0), 4)
+    code = -blur.encode(blur.isotropic(1.0, 9)[None], basis)
+    kernel = blur.decode(code, basis)
+    assert torch.isfinite(kernel).all()
+    torch.testing.assert_close(kernel.sum(), torch.tensor(1.0))
+
+
+def test_resizing_keeps_the_centre():
+    for old, new in ((11, 21), (16, 21), (21, 16), (25, 21), (10, 4)):
+        resized = blur.resized(blur.dirac(old), new)
+        assert torch.equal(resized, blur.dirac(new)), (old, new)
+
+
+def test_shifting_moves_the_centre_of_mass():
+    kernel = blur.resized(blur.isotropic(1.5, 13), 21)
+    assert centre(blur.shifted(kernel, 1.5)) == pytest.approx((11.5, 11.5), abs=1e-4)
+    assert centre(blur.shifted(kernel, -2.0)) == pytest.approx((8, 8), abs=1e-4)
+    assert torch.allclose(blur.shifted(kernel, 0.0), kernel)
+
+
+def test_width_of_a_gaussian_is_its_sigma():
+    assert float(blur.spread(blur.isotropic(1.5, 21))) == pytest.approx(1.5, rel=1e-3)
+    assert float(blur.spread(blur.dirac(21))) == 0
+
+
+def test_mat_files_of_the_published_form(tmp_path):
+    kernels = blur.random_irregular(3, 25, generator=0).numpy()
+    cells = np.empty((1, 3), dtype=object)
+    for i, kernel in enumerate(kernels):
+        cells[0, i] = kernel * 2  # stored without being normalised
+    savemat(tmp_path / "kernels.mat", {"kernels": cells})
+    torch.testing.assert_close(blur.load_mat(tmp_path / "kernels.mat"), torch.from_numpy(kernels))
+    savemat(tmp_path / "other.mat", {"filters": kernels})
+    with pytest.raises(ValueError, match=r"other.mat: expected an array named 'kernels'.*filters"):
+        blur.load_mat(tmp_path / "other.mat")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (np.ones((3, 4)) / 12, r"square.*\(3, 4\)"),
+        (np.ones(9) / 9, r"square.*\(9,\)"),
+        (np.full((3, 3), np.nan), "finite"),
+        (np.full((3, 3), 0.5), "sum of 1.*4.5"),
+    ],
+)
+def test_a_users_kernel_is_checked(kernel, message):
+    with pytest.raises(ValueError, match=message):
+        blur.check_kernel(kernel)
+
+
+def test_a_users_kernel_is_made_exact():
+    assert float(blur.check_kernel(np.full((5, 5), 1.03 / 25)).sum()) == pytest.approx(1)
+
+
+def test_bad_arguments_name_what_was_expected():
+    with pytest.raises(ValueError, match="sigma: expected widths above 0, got 0"):
+        blur.isotropic(0.0)
+    with pytest.raises(ValueError, match="size"):
+        blur.isotropic(1.0, 0)
+    with pytest.raises(ValueError, match="components: expected 1 to 4"):
+        blur.pca_basis(blur.random_isotropic(4, (1, 2), 5, 0), 9)
+    with pytest.raises(ValueError, match="21x21"):
+        blur.encode(torch.zeros(1, 5, 5), torch.zeros(441, 10))

@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+
+import pysr
+from pysr import blur, pictures
+from pysr.cli import COMMANDS, main
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "in.png"
+    Image.fromarray(photographs.astronaut()[100:148, 200:260]).save(path)
+    return path
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def failure(capsys, *arguments, code=2):
+    """The one line that a failing command leaves on stderr."""
+    assert run(*arguments) == code
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_python_dash_m_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "pysr", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"pysr {pysr.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(command, "--help")
+    assert stopped.value.code == 0
+    assert COMMANDS[command][:20].lower() in capsys.readouterr().out.lower()
+
+
+def test_upscale_a_picture(picture, tmp_path, capsys):
+    assert run("upscale", picture, tmp_path / "out.png", "--scale", 2) == 0
+    pixels = pictures.read(tmp_path / "out.png").pixels
+    expected = pysr.load("dan-lite-x2")(pictures.read(picture).pixels).image
+    np.testing.assert_array_equal(pixels, expected)
+    assert "120x96" in capsys.readouterr().out
+
+
+def test_upscale_with_a_known_kernel(picture, tmp_path):
+    kernel = blur.isotropic(1.2, 15).numpy()
+    np.save(tmp_path / "k.npy", kernel)
+    (tmp_path / "k.json").write_text(json.dumps({"kernel": kernel.tolist()}))
+    outputs = []
+    for name in ("k.npy", "k.json"):
+        out = tmp_path / f"{name}.png"
+        assert run("upscale", picture, out, "--scale", 2, "--kernel", tmp_path / name) == 0
+        outputs.append(pictures.read(out).pixels)
+    np.testing.assert_array_equal(*outputs)
+    expected = pysr.load("dan-lite-x2")(pictures.read(picture).pixels, kernel=kernel).image
+    np.testing.assert_array_equal(outputs[0], expected)
+
+
+def test_upscale_a_folder_and_name_what_failed(picture, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes(picture.read_bytes())
+    assert run("upscale", folder, tmp_path / "out", "--scale", 2) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.png", "1.png"]
+    (folder / "bad.png").write_text("no picture")
+    capsys.readouterr()
+    assert run("upscale", folder, tmp_path / "again", "--scale", 2) == 2
+    error = capsys.readouterr().err
+    assert "bad.png" in error and "1 of 3 pictures were not upscaled" in error
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["0.png", "1.png"]
+
+
+def test_a_folder_is_not_overwritten_by_its_results(picture, tmp_path, capsys):
+    before = picture.read_bytes()
+    assert "overwrite" in failure(capsys, "upscale", tmp_path, tmp_path)
+    assert picture.read_bytes() == before
+
+
+def test_results_of_one_name_are_refused(picture, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "a.bmp"):
+        Image.open(picture).save(folder / name)
+    assert "a.png" in failure(capsys, "upscale", folder, tmp_path / "out", "--scale", 2)
+
+
+def test_inspect(picture, tmp_path, capsys):
+    assert run("inspect", picture, "--scale", 2, "--json", "--html", tmp_path / "page.html") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert np.sum(found["kernel"]) == pytest.approx(1, abs=1e-4)
+    assert found["width"] >= 0 and found["words"]
+    page = (tmp_path / "page.html").read_text()
+    assert "data:image/png;base64" in page and "http" not in page
+    assert run("inspect", picture, "--scale", 2) == 0
+    assert found["words"] in capsys.readouterr().out
+
+
+def test_degrade_is_the_librarys_degradation(picture, tmp_path):
+    from pysr import arrays
+    from pysr.degrade import classical
+
+    arguments = ("--scale", 3, "--sigma", 1.3, "--noise", 2, "--seed", 5)
+    assert run("degrade", picture, tmp_path / "lr.png", *arguments) == 0
+    hr = arrays.unpack(pictures.read(picture).pixels).rgb
+    lr = classical(hr, blur.isotropic(1.3), 3, noise=2 / 255, generator=5)
+    expected = (lr[0].permute(1, 2, 0) * 255).round().numpy()
+    np.testing.assert_array_equal(pictures.read(tmp_path / "lr.png").pixels, expected)
+
+
+def test_degrade_keeps_alpha_and_depth(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65535, (40, 40, 4), np.uint16)
+    pictures.write(tmp_path / "deep.png", pictures.Picture(pixels))
+    assert run("degrade", tmp_path / "deep.png", tmp_path / "lr.png", "--scale", 2, "--motion") == 0
+    lr = pictures.read(tmp_path / "lr.png").pixels
+    assert lr.shape == (20, 20, 4) and lr.dtype == np.uint16
+    assert (lr % 257 != 0).any()  # not rounded to 8 bits on the way
+
+
+def test_evaluate_writes_the_table_it_shows(picture, tmp_path, capsys):
+    arguments = ("--protocol", "bicubic", "--scale", 2, "--data", tmp_path)
+    assert run("evaluate", *arguments, "--json", tmp_path / "table.json") == 0
+    report = json.loads((tmp_path / "table.json").read_text())
+    assert [row["method"] for row in report["rows"]] == ["bicubic interpolation", "dan-lite-x2"]
+    out = capsys.readouterr().out
+    assert f"{report['rows'][0]['psnr']:.2f}" in out and "dan-lite-x2" in out
+
+
+def test_models_and_their_cards(capsys):
+    assert run("models") == 0
+    assert "dan-lite-x4" in capsys.readouterr().out
+    assert run("models", "dan-lite-x4") == 0
+    card = capsys.readouterr().out
+    assert "PSNR" in card and "licence" in card.lower()
+
+
+def test_doctor_finds_everything_in_order(capsys):
+    assert run("doctor") == 0
+    out = capsys.readouterr().out
+    for expected in ("torch", "blur_decimate", "dan-lite-x4", "engines"):
+        assert expected in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("upscale", "{tmp}/none.png", "{tmp}/o.png"), "none.png: no such file"),
+        (("upscale", "{in}", "{tmp}/no/o.png"), "no folder"),
+        (("upscale", "{in}", "{tmp}/o.xyz"), "ending in"),
+        (("upscale", "{in}", "{tmp}/o.png", "--model", "dan-huge"), "model: expected one of"),
+        (
+            ("upscale", "{in}", "{tmp}/o.png", "--model", "dan-lite-x4", "--scale", "2"),
+            "upscales x4",
+        ),
+        (("upscale", "{in}", "{tmp}/o.png", "--scale", "7"), "no model for x7"),
+        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/none.npy"), "none.npy"),
+        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/sum2.npy"), "sum of 1"),
+        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/nan.npy"), "finite"),
+        (("upscale", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),
+        (("inspect", "{tmp}/sum2.npy"), "not a readable picture"),
+        (("degrade", "{in}", "{tmp}/o.png", "--scale", "9"), "scale: expected one of 1, 2, 3, 4"),
+        (("evaluate", "--data", "{tmp}/none"), "no such folder"),
+        (("train", "{tmp}/none.toml"), "pysr comes with dan"),
+        (("models", "dan-huge"), "expected one of"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(picture, tmp_path, capsys, arguments, message):
+    np.save(tmp_path / "sum2.npy", np.full((3, 3), 2 / 9))
+    np.save(tmp_path / "nan.npy", np.full((3, 3), np.nan))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    filled = [a.format(**{"in": picture, "tmp": tmp_path}) for a in arguments]
+    assert message in failure(capsys, *filled)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_an_output_that_cannot_be_written(picture, tmp_path, capsys):
+    (tmp_path / "o.png").mkdir()
+    (tmp_path / "o.png" / "in.png").mkdir()
+    assert "cannot be written" in failure(capsys, "upscale", picture, tmp_path / "o.png")
+
+
+def test_faults_of_our_own_are_told_apart(picture, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("inner fault")
+
+    monkeypatch.delenv("PYSR_DEBUG", raising=False)
+    monkeypatch.setattr("pysr.upscaler.Upscaler.__call__", fail)
+    line = failure(capsys, "upscale", picture, tmp_path / "o.png", code=1)
+    assert "ZeroDivisionError" in line and "PYSR_DEBUG" in line

@@ -1,0 +1,153 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pysr import blur
+from pysr.degrade import RandomDegradation, classical, imresize, to_8bit
+
+
+def matlab_line(line, scale):
+    """MATLAB's imresize of one line, bicubic, one output at a time, in plain Python."""
+
+    def cubic(x):
+        x = abs(x)
+        if x <= 1:
+            return 1.5 * x**3 - 2.5 * x**2 + 1
+        return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x <= 2 else 0.0
+
+    n, narrow = len(line), min(scale, 1)
+    out = []
+    for i in range(1, math.ceil(n * scale) + 1):  # MATLAB counts from 1
+        u = i / scale + 0.5 * (1 - 1 / scale)
+        total = weight_sum = 0.0
+        for j in range(math.floor(u - 2 / narrow) - 1, math.ceil(u + 2 / narrow) + 2):
+            weight = narrow * cubic(narrow * (u - j))
+            m = (j - 1) % (2 * n)
+            total += weight * line[m if m < n else 2 * n - 1 - m]
+            weight_sum += weight
+        out.append(total / weight_sum)
+    return out
+
+
+@pytest.mark.parametrize("scale", [1 / 2, 1 / 3, 1 / 4, 2, 3, 4, 0.7])
+@pytest.mark.parametrize("size", [(12, 24), (13, 7), (1, 5), (25, 2)])
+def test_bicubic_is_matlabs(scale, size):
+    image = np.random.default_rng(0).random(size)
+    rows = np.array([matlab_line(column, scale) for column in image.T]).T
+    expected = np.array([matlab_line(row, scale) for row in rows])
+    got = imresize(torch.from_numpy(image)[None, None], scale)[0, 0].numpy()
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+    single = imresize(torch.from_numpy(image).float()[None, None], scale)[0, 0].numpy()
+    np.testing.assert_allclose(single, expected, atol=1e-6)
+
+
+def test_bicubic_of_a_published_example():
+    # Halving the ramp 1..8 with antialiasing; by hand from the widened kernel's weights
+    # (-3, -9, 29, 111, 111, 29, -9, -3) / 256, edges mirrored.
+    weights = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
+    mirrored = np.array([3, 2, 1, 1, 2, 3, 4, 5, 6, 7, 8, 8, 7, 6], dtype=float)
+    expected = [float(weights @ mirrored[2 * i : 2 * i + 8]) for i in range(4)]
+    ramp = torch.arange(1.0, 9.0, dtype=torch.float64).expand(1, 1, 8, 8)
+    np.testing.assert_allclose(imresize(ramp, 0.5)[0, 0, 1].numpy(), expected, atol=1e-12)
+
+
+def test_constant_pictures_stay_constant():
+    x = torch.full((1, 3, 17, 11), 0.3, dtype=torch.float64)
+    for scale in (1 / 3, 1 / 4, 2, 3):
+        y = imresize(x, scale)
+        torch.testing.assert_close(y, torch.full_like(y, 0.3))
+
+
+def test_decimation_keeps_the_top_left_of_each_patch():
+    hr = torch.rand(2, 3, 13, 10)
+    lr = classical(hr, blur.dirac(5), 3, downsample="decimate", quantise=False)
+    torch.testing.assert_close(lr, hr[:, :, ::3, ::3])
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("downsample", ["bicubic", "decimate"])
+def test_equation_one_step_by_step(scale, downsample):
+    hr = torch.rand(2, 3, 24, 31, dtype=torch.float64)
+    kernels = blur.random_irregular(2, 7, generator=0).double()
+    padded = torch.nn.functional.pad(hr, (3, 3, 3, 3), mode="reflect")
+    blurred = torch.zeros_like(hr)
+    for n in range(2):
+        for u in range(7):
+            for v in range(7):
+                blurred[n] += kernels[n, u, v] * padded[n, :, u : u + 24, v : v + 31]
+    small = blurred[:, :, ::scale, ::scale]
+    if downsample == "bicubic":
+        small = imresize(blurred, 1 / scale)
+    lr = classical(hr, kernels, scale, downsample=downsample)
+    assert lr.shape == (2, 3, math.ceil(24 / scale), math.ceil(31 / scale))
+    torch.testing.assert_close(lr, to_8bit(small))
+
+
+def test_results_are_on_the_8_bit_grid():
+    lr = classical(torch.rand(1, 3, 16, 16), blur.isotropic(1.0, 5), 2, noise=0.5, generator=0)
+    levels = lr * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert lr.min() >= 0 and lr.max() <= 1
+
+
+def test_noise_has_the_deviation_asked_for_sample_by_sample():
+    hr = torch.full((3, 3, 200, 200), 0.5)
+    sigma = torch.tensor([0.0, 0.02, 0.1])
+    lr = classical(hr, blur.dirac(3), 1, noise=sigma, quantise=False, generator=1)
+    assert lr.std((1, 2, 3)).tolist() == pytest.approx(sigma.tolist(), rel=0.02, abs=1e-6)
+
+
+def test_speckle_grows_with_brightness():
+    hr = torch.tensor([0.1, 0.8]).view(2, 1, 1, 1).expand(2, 3, 200, 200).contiguous()
+    lr = classical(
+        hr, blur.dirac(3), 1, noise=0.05, noise_kind="speckle", quantise=False, generator=1
+    )
+    assert lr.std((1, 2, 3)).tolist() == pytest.approx([0.005, 0.04], rel=0.03)
+
+
+def test_a_seed_decides_the_noise():
+    hr, kernel = torch.rand(1, 3, 16, 16), blur.isotropic(1.0, 5)
+    first, second, third = (
+        classical(hr, kernel, 2, noise=0.1, generator=seed) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_random_degradations_mix_both_settings():
+    random = RandomDegradation(4, setting2=0.5, noise=0.1, noisy=0.5)
+    kernels = random.kernels(400, 0)
+    # Isotropic kernels are symmetric about the centre, irregular ones are not.
+    symmetric = (kernels - kernels.flip(1)).abs().sum((1, 2)) < 1e-4
+    assert 0.4 < symmetric.float().mean() < 0.6
+    lr, used = random(torch.full((64, 3, 48, 48), 0.5), torch.Generator().manual_seed(0))
+    assert lr.shape == (64, 3, 12, 12) and used.shape == (64, 21, 21)
+    noisy = lr.std((1, 2, 3)) > 0.002
+    assert 0.3 < noisy.float().mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 5}, "scale: expected one of 1, 2, 3, 4, got 5"),
+        ({"downsample": "nearest"}, "downsample: expected one of bicubic, decimate"),
+        ({"noise_kind": "salt"}, "noise_kind: expected one of gaussian, speckle"),
+        ({"noise": -0.1}, "noise: expected a deviation of at least 0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    options = {"scale": 2} | arguments
+    with pytest.raises(ValueError, match=message):
+        classical(torch.rand(1, 3, 8, 8), blur.dirac(3), **options)
+
+
+def test_imresize_refuses_what_is_no_picture():
+    with pytest.raises(ValueError, match="floating point"):
+        imresize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), 2)
+    with pytest.raises(ValueError, match="with pixels"):
+        imresize(torch.zeros(1, 3, 0, 4), 2)
+    with pytest.raises(ValueError, match="scale"):
+        imresize(torch.zeros(1, 3, 4, 4), -1)

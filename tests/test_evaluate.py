@@ -1,0 +1,168 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photographs
+from skimage.metrics import structural_similarity
+
+from pysr import blur
+from pysr.degrade import imresize, to_8bit
+from pysr.evaluate import PROTOCOLS, cases, evaluate, luma, psnr, ssim
+from pysr.evaluate.report import INTERPOLATION
+
+
+def test_luma_of_known_colours():
+    # MATLAB's rgb2ycbcr: black 16, white 235, and the BT.601 primaries.
+    colours = torch.tensor([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]).float()
+    got = luma(colours.T.reshape(1, 3, 1, 5)).flatten().tolist()
+    assert got == pytest.approx([16, 235, 81.481, 144.553, 40.966])
+
+
+def test_psnr_of_a_known_error():
+    # A grey difference of 1 level is 219 / 255 levels of luma.
+    x = torch.full((1, 3, 20, 20), 100 / 255)
+    y = torch.full((1, 3, 20, 20), 101 / 255)
+    assert psnr(x, y) == pytest.approx(20 * math.log10(255 / (219 / 255)))
+    assert psnr(x, x) == math.inf
+
+
+def test_the_border_is_left_out():
+    x = torch.rand(1, 3, 20, 20)
+    y = x.clone()
+    y[..., :4, :] = 0
+    assert psnr(x, y, border=4) == math.inf
+    assert psnr(x, y, border=3) < 40
+
+
+def test_psnr_is_of_8_bit_pictures():
+    x = torch.full((1, 3, 8, 8), 0.5)
+    assert psnr(x, x + 0.1 / 255) == math.inf
+    assert psnr(torch.full((1, 3, 8, 8), 1.7), torch.ones(1, 3, 8, 8)) == math.inf
+
+
+def test_ssim_is_wangs():
+    rng = np.random.default_rng(0)
+    x = photographs.astronaut()[100:180, 200:290].astype(float)
+    y = np.clip(x + rng.normal(0, 12, x.shape), 0, 255).round()
+    tensors = [torch.from_numpy(a / 255).permute(2, 0, 1)[None] for a in (x, y)]
+    planes = [luma(t)[0, 0].numpy() for t in tensors]
+    # Full maps, then the valid region of the 11x11 window, as MATLAB's reference code does.
+    _, full = structural_similarity(
+        *planes,
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    assert ssim(*tensors) == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-6)
+    assert ssim(tensors[0], tensors[0]) == pytest.approx(1)
+
+
+def test_ssim_of_too_little():
+    with pytest.raises(ValueError, match="at least 11x11"):
+        ssim(torch.rand(1, 3, 14, 14), torch.rand(1, 3, 14, 14), border=2)
+
+
+def test_protocols_make_what_they_say():
+    hr = torch.rand(1, 3, 67, 70)
+    made = {name: list(cases(name, 4, hr)) for name in PROTOCOLS}
+    assert {name: len(c) for name, c in made.items()} == {
+        "gaussian8": 8,
+        "gaussian8-decimate": 8,
+        "div2krk": 1,
+        "bicubic": 1,
+    }
+    for case in (c for cs in made.values() for c in cs):
+        assert torch.equal(case.hr, hr[..., :64, :68])
+        assert case.lr.shape == (1, 3, 16, 17)
+        assert float(case.kernel.sum()) == pytest.approx(1)
+    (clean,) = made["bicubic"]
+    torch.testing.assert_close(clean.lr, to_8bit(imresize(hr[..., :64, :68], 1 / 4)))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("protocol", ["gaussian8", "div2krk", "bicubic"])
+def test_protocols_keep_the_picture_in_place(protocol, scale):
+    # A straight edge stays where it was, to a fraction of a HR pixel, after going down and up.
+    ramp = torch.linspace(0.2, 0.8, 96 * scale)
+    hr = ramp.expand(1, 3, 96 * scale, -1).contiguous()
+    for case in cases(protocol, scale, hr):
+        error = (imresize(case.lr, scale) - hr)[
+            ..., 32 * scale : 64 * scale, 32 * scale : 64 * scale
+        ]
+        assert error.mean().abs() < 0.1 * float(ramp[1] - ramp[0]) + 0.5 / 255 / scale
+
+
+def test_div2krk_is_decided_by_seed_and_index():
+    hr = torch.rand(1, 3, 64, 64)
+
+    def kernel(index, seed):
+        return next(cases("div2krk", 2, hr, index, seed)).kernel
+
+    assert torch.equal(kernel(3, 0), kernel(3, 0))
+    assert not torch.equal(kernel(3, 0), kernel(4, 0))
+    assert not torch.equal(kernel(3, 0), kernel(3, 1))
+
+
+def test_unknown_protocols_and_scales():
+    with pytest.raises(ValueError, match="protocol: expected one of gaussian8"):
+        next(cases("gaussian9", 4, torch.rand(1, 3, 64, 64)))
+    with pytest.raises(ValueError, match="scale: expected 2, 3 or 4, got 5"):
+        next(cases("bicubic", 5, torch.rand(1, 3, 64, 64)))
+
+
+@pytest.fixture
+def pictures_folder(tmp_path):
+    folder = tmp_path / "hr"
+    folder.mkdir()
+    Image.fromarray(photographs.astronaut()[:96, 180:276]).save(folder / "colour.png")
+    Image.fromarray(photographs.camera()[100:190, 200:280]).save(folder / "grey.png")
+    return folder
+
+
+def test_a_report_has_a_row_for_interpolation_and_each_model(pictures_folder):
+    report = evaluate("bicubic", 2, pictures_folder, ["dan-lite-x2"])
+    assert [row.method for row in report.rows] == [INTERPOLATION, "dan-lite-x2"]
+    assert report.pictures == report.cases == 2
+    interpolation, model = report.rows
+    expected = []
+    for path in ("colour.png", "grey.png"):
+        pixels = np.array(Image.open(pictures_folder / path).convert("RGB"))
+        hr = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        lr = to_8bit(imresize(hr, 0.5))
+        expected.append(psnr(imresize(lr, 2), hr, 2))
+    assert interpolation.psnr == pytest.approx(sum(expected) / 2)
+    assert interpolation.kernel_error is None
+    assert 0 <= model.kernel_error <= 2 and model.seconds > 0
+    content = json.loads(report.to_json())
+    assert content["rows"][0]["psnr"] == interpolation.psnr
+    assert content["protocol"] == "bicubic" and content["scale"] == 2
+
+
+def test_the_shipped_models_beat_interpolation_on_blurred_pictures(pictures_folder):
+    for scale in (2, 4):
+        report = evaluate("gaussian8", scale, pictures_folder, [f"dan-lite-x{scale}"])
+        interpolation, model = report.rows
+        assert model.psnr > interpolation.psnr + 1
+        assert model.ssim > interpolation.ssim
+
+
+def test_models_of_another_scale_are_refused(pictures_folder):
+    with pytest.raises(ValueError, match="dan-lite-x2 upscales x2, expected x4"):
+        evaluate("gaussian8", 4, pictures_folder, ["dan-lite-x2"])
+
+
+def test_kernel_error_is_zero_for_the_truth():
+    from pysr.evaluate.protocols import Case
+    from pysr.evaluate.report import _score
+
+    hr = torch.rand(1, 3, 32, 32)
+    case = Case(hr, hr, blur.isotropic(1.0, 15))
+    truth = _score(lambda c: (c.hr, blur.isotropic(1.0, 21)), case, 2)
+    assert truth[2] == pytest.approx(0, abs=1e-5)
+    wrong = _score(lambda c: (c.hr, blur.isotropic(2.0, 21)), case, 2)
+    assert wrong[2] > 0.5

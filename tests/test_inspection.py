@@ -1,0 +1,76 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as photographs
+
+import pysr
+from pysr import blur, page
+from pysr.degrade import classical
+from pysr.inspection import CLEAN_NOISE, estimate_noise, inspect
+
+
+@pytest.fixture(scope="module")
+def upscaler():
+    return pysr.load("dan-lite-x2", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def hr():
+    return torch.from_numpy(photographs.astronaut()).permute(2, 0, 1)[None] / 255
+
+
+@pytest.mark.parametrize("sigma", [2 / 255, 10 / 255, 25 / 255])
+def test_noise_is_measured_on_a_photograph(hr, sigma):
+    lr = classical(hr, blur.isotropic(1.5), 2, noise=sigma, quantise=False, generator=0)
+    # Fine texture counts as noise too: a little more than the truth on a photograph.
+    assert sigma < estimate_noise(lr) < 1.1 * sigma + 0.8 / 255
+
+
+def test_noise_of_next_to_nothing():
+    assert estimate_noise(torch.rand(1, 3, 1, 50)) == 0
+    assert estimate_noise(torch.full((1, 3, 8, 8), 0.4)) == 0
+
+
+def test_a_blurred_picture_is_called_blurred(upscaler, hr):
+    lr = classical(hr, blur.isotropic(1.6), 2)
+    found = inspect(upscaler, lr)
+    assert not found.clean and "blurred" in found.words
+    assert found.width == pytest.approx(0.8, abs=0.25)
+    assert found.noise < CLEAN_NOISE
+    assert "next to no noise" in found.words
+
+
+def test_a_clean_picture_is_called_clean(upscaler, hr):
+    found = inspect(upscaler, classical(hr, blur.dirac(1), 2))
+    assert found.clean and "clean already" in found.words
+
+
+def test_noise_is_named(upscaler, hr):
+    lr = classical(hr, blur.isotropic(1.6), 2, noise=12 / 255, generator=0)
+    found = inspect(upscaler, lr)
+    assert "strong noise" in found.words and not found.clean
+
+
+def test_small_pictures_have_no_cross_check(upscaler):
+    found = inspect(upscaler, np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8))
+    assert math.isnan(found.confidence) and "small" in found.words
+
+
+def test_pages_need_nothing_from_elsewhere(upscaler, hr):
+    pixels = photographs.astronaut()[:64, :64]
+    found = inspect(upscaler, pixels)
+    comparison = page.comparison_page(
+        "a <b> title", pixels, pixels, {"kernel": found.kernel}, {"PSNR": "30 dB"}
+    )
+    for text in (comparison, page.inspection_page("x.png", pixels, found)):
+        assert text.startswith("<!doctype html>")
+        assert "http:" not in text and "https:" not in text and 'src="data:' in text
+    assert "a &lt;b&gt; title" in comparison and "30 dB" in comparison
+
+
+def test_kernels_as_pictures():
+    picture = page.kernel_picture(blur.isotropic(1.5, 9).numpy(), cell=5)
+    assert picture.shape == (45, 45) and picture.dtype == np.uint8
+    assert picture[22, 22] == 255 and picture[0, 0] < 30

@@ -1,0 +1,231 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pysr import blur
+from pysr.nets import DAN, DANConfig, ModelError, load_model, save_model
+from pysr.nets.dan import BicubicUpsample, ConditionalResidualBlock, initialise
+from pysr.nets.registry import infer_config
+
+SMALL = DANConfig(features=16, blocks=2, code_length=4, estimator_features=16, estimator_blocks=1)
+
+
+def small(**changes) -> DAN:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, **changes)
+    kernels = blur.random_isotropic(200, (0.3, 3.0), config.kernel_size, 0)
+    return DAN(config, blur.pca_basis(kernels, config.code_length)).eval()
+
+
+def published_block(block: ConditionalResidualBlock, f, code):
+    """Equation 5 as it is written: the code stretched over the image and concatenated."""
+    stretched = code[:, :, None, None].expand(len(f), -1, *f.shape[-2:])
+    first, _, second, attention = block.body
+    r = second(F.leaky_relu(first(torch.cat((f, stretched), 1)), 0.2))
+    return f + r * attention.body(r.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("codes", [1, 2])
+@pytest.mark.parametrize("height", [1, 2, 3, 9])
+@pytest.mark.parametrize("width", [1, 2, 8])
+def test_folded_condition_equals_the_stretched_one(gradients, codes, height, width):
+    torch.manual_seed(1)
+    block = ConditionalResidualBlock(16, 5).double()
+    f = torch.randn(2, 16, height, width, dtype=torch.float64)
+    code = torch.randn(codes, 5, dtype=torch.float64)
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(block(f, code), published_block(block, f, code))
+
+
+def test_gradients_of_the_folded_condition():
+    torch.manual_seed(1)
+    block = ConditionalResidualBlock(16, 3).double()
+    f = torch.randn(2, 16, 4, 5, dtype=torch.float64, requires_grad=True)
+    code = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    inputs = (f, code, *block.parameters())
+    got = torch.autograd.grad(block(f, code).square().sum(), inputs)
+    wanted = torch.autograd.grad(published_block(block, f, code).square().sum(), inputs)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def published_names(config: DANConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the public x4 checkpoint, written out from papers' code and notes."""
+    nf, code = config.features, config.code_length
+    shapes = {"encoder": (1, 441, code), "init_kernel": (1, 21, 21), "init_ker_map": (1, code)}
+
+    def conv(name, out, into, k):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, into, k, k), (out,)
+
+    def block(name, f, c):
+        conv(f"{name}.body.0", f + c, f + c, 3)
+        conv(f"{name}.body.2", f, f + c, 3)
+        conv(f"{name}.body.3.body.0", f // 16, f, 1)
+        conv(f"{name}.body.3.body.2", f, f // 16, 1)
+
+    conv("Restorer.head", nf, 3, 3)
+    for i in range(config.blocks):
+        block(f"Restorer.body.{i}", nf, code)
+    conv("Restorer.fusion", nf, nf, 3)
+    conv("Restorer.upscale.0", 4 * nf, nf, 3)
+    conv("Restorer.upscale.2", 4 * nf, nf, 3)
+    conv("Restorer.upscale.4", 3, nf, 3)
+    conv("Estimator.head_LR", 32, 3, 1)
+    conv("Estimator.head_HR", 32, 3, 9)
+    for i in range(5):
+        block(f"Estimator.body.{i}", 32, 32)
+    conv("Estimator.out", code, 32, 3)
+    return shapes
+
+
+def test_the_default_is_the_published_network(tmp_path):
+    expected = published_names(DANConfig())
+    model = DAN()
+    assert {k: tuple(v.shape) for k, v in model.state_dict().items()} == expected
+    parameters = sum(p.numel() for p in model.parameters())
+    assert 3.9e6 < parameters < 4.4e6
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_a_public_checkpoint_loads_unchanged(tmp_path, suffix):
+    config = DANConfig(blocks=3)
+    torch.manual_seed(0)
+    state = {k: torch.randn(s) for k, s in published_names(config).items()}
+    torch.save(state, tmp_path / f"public{suffix}")
+    model = load_model(tmp_path / f"public{suffix}")
+    assert model.config == config
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("compact", [True, False])
+def test_configuration_is_read_off_a_state_dict(scale, compact):
+    config = dataclasses.replace(SMALL, scale=scale, compact_tail=compact)
+    assert infer_config(DAN(config).state_dict()) == config
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("skip", [True, False])
+def test_shapes_at_every_scale(scale, skip):
+    model = small(scale=scale, bicubic_skip=skip, compact_tail=skip, whitened_estimator=skip)
+    for height, width in ((1, 1), (7, 5), (16, 20)):
+        sr, code = model(torch.rand(2, 3, height, width))
+        assert sr.shape == (2, 3, scale * height, scale * width)
+        assert code.shape == (2, 4)
+        assert torch.isfinite(sr).all() and torch.isfinite(code).all()
+
+
+def test_the_loop_is_figure_one():
+    model, lr = small(), torch.rand(2, 3, 9, 8)
+    with torch.no_grad():
+        code = model.init_ker_map.expand(2, -1)
+        for iterations in range(1, 4):
+            sr = model.Restorer(lr, code)
+            code = model.Estimator(sr, lr)
+            result = model(lr, iterations=iterations)
+            torch.testing.assert_close(result.sr, sr)
+            torch.testing.assert_close(result.code, code)
+
+
+def test_only_the_last_iteration_learns():
+    model, lr = small(), torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        code = model(lr, iterations=2).code
+    model(lr, iterations=3).sr.sum().backward()
+    looped = model.Restorer.head.weight.grad.clone()
+    model.zero_grad()
+    model.Restorer(lr, code).sum().backward()
+    torch.testing.assert_close(looped, model.Restorer.head.weight.grad)
+
+
+def test_the_picture_does_not_teach_the_estimator():
+    model = small()
+    model(torch.rand(1, 3, 8, 8)).sr.sum().backward()
+    assert all(p.grad is None for p in model.Estimator.parameters())
+
+
+def test_a_known_kernel_replaces_the_loop():
+    model, lr = small(), torch.rand(2, 3, 8, 8)
+    kernel = blur.isotropic(1.5, 21)
+    with torch.no_grad():
+        result = model(lr, kernel=kernel)
+        torch.testing.assert_close(result.sr, model.Restorer(lr, model.encode(kernel[None])))
+        smaller = model(lr, kernel=blur.isotropic(1.5, 13))
+    torch.testing.assert_close(result.sr, smaller.sr, atol=1e-4, rtol=0)
+    assert not torch.allclose(result.sr, model(lr, kernel=blur.isotropic(0.5, 21)).sr)
+
+
+def test_the_skip_is_bicubic_interpolation():
+    from pysr.degrade import imresize
+
+    x = torch.rand(1, 3, 12, 9, dtype=torch.float64)
+    for scale in (2, 3, 4):
+        got = BicubicUpsample(scale)(x)
+        edge = 2 * scale  # outside, MATLAB mirrors where the skip repeats
+        wanted = imresize(x, scale)[..., edge:-edge, edge:-edge]
+        torch.testing.assert_close(got[..., edge:-edge, edge:-edge], wanted, atol=1e-6, rtol=0)
+
+
+def test_training_starts_at_interpolation():
+    model = small(bicubic_skip=True, compact_tail=True)
+    initialise(model)
+    lr = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        difference = model(lr).sr - BicubicUpsample(4)(lr)
+    assert difference.abs().max() < 0.05
+
+
+def test_the_halo_is_what_an_output_pixel_sees():
+    for compact in (True, False):
+        restorer = small(compact_tail=compact, bicubic_skip=True).Restorer.double()
+        for parameter in restorer.parameters():
+            nn.init.uniform_(parameter, 0.01, 0.1)
+        lr = torch.rand(1, 3, 41, 41, dtype=torch.float64, requires_grad=True)
+        gates = [torch.ones(1, 16, 1, 1, dtype=torch.float64)] * 2
+        code = torch.rand(1, 4, dtype=torch.float64)
+        sr = restorer(lr, code, gates)
+        sr[0, :, 80:84, 80:84].sum().backward()  # the output of LR pixel 20
+        seen = lr.grad[0].abs().sum(0).nonzero()
+        reach = int((seen - 20).abs().max())
+        assert reach <= restorer.halo <= reach + 1
+
+
+def test_saved_models_load_again(tmp_path):
+    model = small(bicubic_skip=True, compact_tail=True, whitened_estimator=True)
+    save_model(model, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.config == model.config
+    lr = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(again(lr).sr, model(lr).sr, atol=5e-3, rtol=0)
+    assert torch.equal(again.encoder, model.encoder)
+
+
+def test_unreadable_models_are_named(tmp_path):
+    with pytest.raises(ModelError, match="expected one of dan-lite-x4.*'dan-huge'"):
+        load_model("dan-huge")
+    with pytest.raises(ModelError, match="no file"):
+        load_model(tmp_path / "missing.safetensors")
+    for name in ("broken.safetensors", "broken.pth"):
+        (tmp_path / name).write_bytes(b"not weights at all")
+        with pytest.raises(ModelError, match=name):
+            load_model(tmp_path / name)
+    torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="published DAN names"):
+        load_model(tmp_path / "other.pth")
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    torch.save({"Restorer.head.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match="weights_only"):
+        load_model(tmp_path / "evil.pth")

@@ -1,0 +1,186 @@
+import io
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from pysr import pictures
+from pysr.pictures import Picture, PictureError
+
+RNG = np.random.default_rng(0)
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def noise(*shape, dtype=np.uint8):
+    return RNG.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (1, 1, 3), (5, 7, 3), (5, 7, 4)])
+def test_png_keeps_every_pixel(tmp_path, dtype, shape):
+    pixels = noise(*shape, dtype=dtype)
+    pictures.write(tmp_path / "a.png", Picture(pixels))
+    again = pictures.read(tmp_path / "a.png").pixels
+    assert again.dtype == dtype
+    np.testing.assert_array_equal(again, pixels)
+
+
+def test_sixteen_bit_colour_is_read_in_rgb_order_from_a_file_made_elsewhere(tmp_path):
+    pixels = noise(4, 6, 3, dtype=np.uint16)
+    for suffix in (".png", ".tif"):
+        cv2.imwrite(str(tmp_path / f"a{suffix}"), pixels[..., ::-1])
+        np.testing.assert_array_equal(pictures.read(tmp_path / f"a{suffix}").pixels, pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_profile_and_exif_travel(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    picture = Picture(noise(16, 16, 3), ICC, exif.tobytes())
+    pictures.write(tmp_path / f"a{suffix}", picture)
+    again = pictures.read(tmp_path / f"a{suffix}")
+    assert again.icc == ICC
+    tags = Image.Exif()
+    tags.load(again.exif)
+    assert tags[0x010E] == "a description"
+
+
+def test_profile_and_exif_travel_in_16_bits(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "deep"
+    pictures.write(
+        tmp_path / "a.png", Picture(noise(8, 8, 3, dtype=np.uint16), ICC, exif.tobytes())
+    )
+    again = pictures.read(tmp_path / "a.png")
+    assert again.icc == ICC and b"deep" in again.exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_come_upright(tmp_path, orientation):
+    from PIL import ImageOps
+
+    image = Image.fromarray(noise(4, 6, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        expected = np.array(ImageOps.exif_transpose(opened))
+    picture = pictures.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture.pixels, expected)
+    pictures.write(tmp_path / "b.png", picture)
+    with Image.open(tmp_path / "b.png") as written:  # not turned a second time
+        assert written.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("1", (8, 8)), ("L", (8, 8)), ("LA", (8, 8, 4)), ("P", (8, 8, 3))]
+)
+def test_other_modes(tmp_path, mode, shape):
+    Image.fromarray(noise(8, 8, 3)).convert(mode).save(tmp_path / "a.png")
+    assert pictures.read(tmp_path / "a.png").pixels.shape == shape
+
+
+def test_palette_transparency_is_kept(tmp_path):
+    image = Image.fromarray(noise(8, 8, 3)).convert("P")
+    image.save(tmp_path / "a.png", transparency=0)
+    assert pictures.read(tmp_path / "a.png").pixels.shape == (8, 8, 4)
+
+
+def bomb() -> bytes:
+    """A valid PNG header that claims 60000 x 60000 pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+def truncated(kind) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(64, 64, 3)).save(buffer, kind)
+    return buffer.getvalue()[: len(buffer.getvalue()) // 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.png", b"", "empty"),
+        ("text.png", b"this is a letter, not a picture", "not a readable picture"),
+        ("cut.png", truncated("png"), "not a readable picture"),
+        ("cut.jpg", truncated("jpeg"), "not a readable picture"),
+        ("bomb.png", bomb(), "60000x60000"),
+    ],
+)
+def test_bad_files_get_one_line_with_their_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PictureError, match=message) as caught:
+        pictures.read(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_truncated_16_bit_files_are_refused(tmp_path):
+    done, data = cv2.imencode(".png", noise(64, 64, 3, dtype=np.uint16))
+    (tmp_path / "cut.png").write_bytes(data.tobytes()[: len(data) // 2])
+    with pytest.raises(PictureError, match="cut.png"):
+        pictures.read(tmp_path / "cut.png")
+
+
+def test_missing_and_animated_and_cmyk(tmp_path):
+    with pytest.raises(PictureError, match="no such file"):
+        pictures.read(tmp_path / "none.png")
+    frames = [Image.fromarray(noise(8, 8, 3)) for _ in range(3)]
+    frames[0].save(tmp_path / "film.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(PictureError, match="expected one picture, the file has 3"):
+        pictures.read(tmp_path / "film.webp")
+    Image.fromarray(noise(8, 8, 3)).convert("CMYK").save(tmp_path / "print.jpg")
+    with pytest.raises(PictureError, match="CMYK"):
+        pictures.read(tmp_path / "print.jpg")
+
+
+def test_outputs_that_would_lose_something_are_refused(tmp_path):
+    with pytest.raises(PictureError, match="transparency"):
+        pictures.write(tmp_path / "a.jpg", Picture(noise(4, 4, 4)))
+    with pytest.raises(PictureError, match="16-bit"):
+        pictures.write(tmp_path / "a.jpg", Picture(noise(4, 4, 3, dtype=np.uint16)))
+    with pytest.raises(PictureError, match="ending in"):
+        pictures.write(tmp_path / "a.xyz", Picture(noise(4, 4, 3)))
+    with pytest.raises(PictureError, match="no folder"):
+        pictures.write(tmp_path / "none" / "a.png", Picture(noise(4, 4, 3)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+    with pytest.raises(RuntimeError), pictures.written_whole(target) as beside:
+        beside.write_text("half")
+        raise RuntimeError("power cut")
+    assert target.read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_written_files_have_ordinary_permissions(tmp_path):
+    pictures.write(tmp_path / "a.png", Picture(noise(4, 4, 3)))
+    (tmp_path / "ordinary").touch()
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_listing(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in pictures.listing(tmp_path)] == ["a.JPG", "b.png"]
+    with pytest.raises(PictureError, match="no such folder"):
+        pictures.listing(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PictureError, match="no pictures"):
+        pictures.listing(tmp_path / "empty")

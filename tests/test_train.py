@@ -1,0 +1,299 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photographs
+
+from pysr.cli import main
+from pysr.degrade import RandomDegradation
+from pysr.evaluate import psnr
+from pysr.nets import DANConfig, load_model, save_model
+from pysr.nets.dan import BicubicUpsample
+from pysr.train.dan import DANData, DANTask, train_dan
+from pysr.train.data import TileCache
+from pysr.train.loop import TrainingOptions, data_generator
+from pysr.train.recipe import RECIPES, read_recipe
+
+TINY = DANConfig(
+    scale=2,
+    features=16,
+    blocks=1,
+    code_length=4,
+    iterations=2,
+    estimator_features=16,
+    estimator_blocks=1,
+    compact_tail=True,
+    bicubic_skip=True,
+    whitened_estimator=True,
+)
+DEGRADATION = RandomDegradation(2, setting2=0.3, noise=0.01, noisy=0.5)
+OPTIONS = TrainingOptions(
+    steps=6, learning_rate=1e-3, ema=0.5, log_every=1, validate_every=100, save_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiles")
+    astronaut = photographs.astronaut()
+    for i in range(4):
+        Image.fromarray(astronaut[i * 60 : i * 60 + 200, 150:350]).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def data(folder):
+    return DANData((str(folder),), patch=16, batch=2, hold_out=1, apart=3, damping=0.01)
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_training_gets_better_than_interpolation(folder, tmp_path):
+    data = DANData((str(folder),), patch=24, batch=4, hold_out=1, apart=60, damping=0.01)
+    options = dataclasses.replace(
+        OPTIONS, steps=80, learning_rate=3e-3, cooldown=30, ema=0.9, log_every=20
+    )
+    model = train_dan(TINY, data, DEGRADATION, options, tmp_path / "run").eval()
+    task = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu"))
+    with torch.no_grad():
+        trained = task.validate(model)["psnr"]
+        interpolated = task.validate(Interpolation(TINY))["psnr"]
+    assert trained > interpolated + 0.2
+
+
+class Interpolation(torch.nn.Module):
+    """Looks like a DAN to the validation, and interpolates."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.upsample = config, BicubicUpsample(config.scale)
+
+    def forward(self, lr):
+        return self.upsample(lr), torch.zeros(1, 4)
+
+    def encode(self, kernel):
+        return torch.zeros(len(kernel), 4)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
+    whole = train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path / "whole")
+    first = dataclasses.replace(OPTIONS, steps=4)
+    train_dan(TINY, data, DEGRADATION, first, tmp_path / "parts")
+    parts = train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path / "parts")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    losses = [
+        [line["picture"] for line in log(tmp_path / run) if "picture" in line]
+        for run in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_every_step_and_process_has_data_of_its_own():
+    draws = {
+        int(torch.randint(2**62, (), generator=data_generator(seed, rank, step)))
+        for seed in range(2)
+        for rank in range(2)
+        for step in range(50)
+    }
+    assert len(draws) == 200
+
+
+def test_another_recipe_does_not_continue_a_run(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=2)
+    train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    other = dataclasses.replace(TINY, blocks=2)
+    with pytest.raises(ValueError, match=r"another recipe \(model differ\)"):
+        train_dan(other, data, DEGRADATION, options, tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_training_goes_on_from_given_weights(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=1, learning_rate=1e-9)
+    model = train_dan(TINY, data, DEGRADATION, options, tmp_path / "a")
+    save_model(model, tmp_path / "a.safetensors")
+    data = dataclasses.replace(data, start=str(tmp_path / "a.safetensors"))
+    options = dataclasses.replace(options, seed=9)
+    again = train_dan(TINY, data, DEGRADATION, options, tmp_path / "b")
+    start = load_model(tmp_path / "a.safetensors")
+    for name, value in start.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="another configuration"):
+        other = dataclasses.replace(TINY, iterations=3)
+        train_dan(other, data, DEGRADATION, options, tmp_path / "c")
+
+
+def test_the_averaged_model_follows_the_trained_one(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=4, ema=0.9)
+    average = train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    name = "Restorer.head.weight"
+    assert torch.equal(state["average"][f"module.{name}"], average.state_dict()[name])
+    assert not torch.equal(state["model"][name], average.state_dict()[name])
+
+
+def test_apart_and_together_are_both_supervised(data):
+    task = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu"))
+    for step in (0, 3):  # apart for 3 steps
+        task.model.zero_grad()
+        losses = task.module(**task.batch(step, data_generator(0, 0, step)))
+        sum(losses.values()).backward()
+        assert set(losses) == {"picture", "code"}
+        assert all(p.grad is not None for p in task.model.parameters())
+
+
+def test_schedules():
+    published = TrainingOptions(steps=400, learning_rate=4e-4, halve_every=200)
+    assert [published.rate(s) for s in (0, 199, 200, 399)] == [4e-4, 4e-4, 2e-4, 2e-4]
+    ours = TrainingOptions(steps=100, learning_rate=1e-3, warmup=10, cooldown=20)
+    rates = [ours.rate(s) for s in (0, 9, 50, 80, 90, 99)]
+    assert rates == pytest.approx([1e-4, 1e-3, 1e-3, 1e-3, 5e-4, 5e-5])
+
+
+def test_bf16_trains_too(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=2, precision="bf16")
+    model = train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_patches_are_cut_from_the_pictures(folder):
+    tiles = TileCache([folder], hold_out=1)
+    assert len(tiles) == 3 and len(tiles.held_out) == 1
+    generator = torch.Generator().manual_seed(0)
+    patches = tiles.patches(64, 200, generator)  # as large as the tiles: only turned and flipped
+    assert patches.shape == (64, 3, 200, 200)
+    turned = {
+        tuple(
+            (tile.rot90(k, (1, 2)).flip(2) if f else tile.rot90(k, (1, 2))).flatten()[:50].tolist()
+        )
+        for tile in tiles.tiles
+        for k in range(4)
+        for f in (0, 1)
+    }
+    seen = {tuple((p * 255).round().byte().flatten()[:50].tolist()) for p in patches}
+    assert seen <= turned and len(seen) > 18
+    with pytest.raises(ValueError, match="at least 201x201 pixels for a patch, got 200x200"):
+        tiles.patches(1, 201, generator)
+
+
+def test_missing_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        TileCache([tmp_path / "none"])
+    with pytest.raises(FileNotFoundError, match="more than 2 pictures"):
+        TileCache([tmp_path], hold_out=2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, learning_rate=1e30)
+    with pytest.raises(RuntimeError, match="not finite near step"):
+        train_dan(TINY, data, DEGRADATION, options, tmp_path)
+
+
+def recipe_text(folder, **training):
+    lines = [f"{name} = {json.dumps(value)}" for name, value in training.items()]
+    config = {k: v for k, v in dataclasses.asdict(TINY).items()}
+    model = [f"{name} = {json.dumps(value)}" for name, value in config.items()]
+    return "\n".join(
+        [
+            'kind = "dan"',
+            'out = "out"',
+            "[model]",
+            *model,
+            "[data]",
+            f'folders = ["{folder}"]',
+            "patch = 16",
+            "batch = 2",
+            "hold_out = 1",
+            "[degradation]",
+            "setting2 = 0.5",
+            "[training]",
+            *lines,
+        ]
+    )
+
+
+def test_the_command_trains_and_leaves_a_model(folder, tmp_path, capsys):
+    (tmp_path / "r.toml").write_text(recipe_text(folder, steps=3, log_every=1))
+    arguments = ["train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "o"), "--device", "cpu"]
+    assert main([*arguments, "--steps", "2"]) == 0
+    assert load_model(tmp_path / "o" / "model.safetensors").config == TINY
+    lines = log(tmp_path / "o")
+    assert lines[0]["step"] == 1 and {"picture", "code", "rate"} <= lines[0].keys()
+    assert np.isfinite(lines[-1]["psnr"])
+    assert main(arguments) == 0  # goes on to the recipe's three steps
+    assert log(tmp_path / "o")[-1]["step"] == 3
+
+
+def test_the_recipes_that_ship_are_sound():
+    names = {path.stem for path in RECIPES.glob("*.toml")}
+    assert {"dan", "dan-lite-x2", "dan-lite-x4"} <= names
+    for name in names:
+        recipe = read_recipe(name)
+        assert recipe.degradation.scale == recipe.model.scale
+    assert read_recipe("dan").model == DANConfig()
+    for scale in (2, 4):
+        recipe = read_recipe(f"dan-lite-x{scale}")
+        assert recipe.model == load_model(f"dan-lite-x{scale}").config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind = ", "not a TOML file"),
+        ('kind = "gan"', "kind: expected 'dan', got 'gan'"),
+        ('kind = "dan"\n[model]\nfeaturs = 3', "model.featurs: unknown"),
+        ('kind = "dan"\n[model]\nfeatures = "many"', "model.features: expected int, got 'many'"),
+        ('kind = "dan"\n[model]\nscale = 7', "scale: expected 1, 2, 3 or 4"),
+        ('kind = "dan"\nout = "o"\n[data]\n[training]\nsteps = 1', "data.folders: missing"),
+        ('kind = "dan"\nmodel = 3', r"expected a section \[model\]"),
+    ],
+)
+def test_bad_recipes(tmp_path, text, message):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_recipe(tmp_path / "r.toml")
+    assert "r.toml" in str(caught.value)
+
+
+def test_validation_scores_with_the_published_metric(data):
+    task = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu"))
+    figures = task.validate(Interpolation(TINY))
+    hr = task.tiles.held_out[0][None, :, :192, :192].float() / 255
+    from pysr.evaluate import cases
+
+    expected = [
+        psnr(BicubicUpsample(2)(case.lr), case.hr, 2)
+        for case in list(cases("gaussian8", 2, hr))[::3]
+    ]
+    assert figures["psnr"] == pytest.approx(sum(expected) / len(expected))
+
+
+def test_several_processes_share_a_run(folder, tmp_path):
+    (tmp_path / "r.toml").write_text(recipe_text(folder, steps=2, log_every=1))
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "pysr", "train", str(tmp_path / "r.toml")),
+        *("--out", str(tmp_path / "o"), "--device", "cpu"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in log(tmp_path / "o") if "picture" in line]
+    assert [line["step"] for line in lines] == [1, 2]  # one process writes
+    assert load_model(tmp_path / "o" / "model.safetensors").config == TINY
+    # Both processes' patches were learned from: the result differs from that of one alone.
+    alone = ["train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "a"), "--device", "cpu"]
+    assert main(alone) == 0
+    name = "Restorer.head.weight"
+    one, two = (load_model(tmp_path / d / "model.safetensors").state_dict()[name] for d in "ao")
+    assert not torch.equal(one, two)

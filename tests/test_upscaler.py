@@ -1,0 +1,239 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as photographs
+
+import pysr
+from pysr import arrays, blur
+from pysr.degrade import classical, imresize
+from pysr.evaluate import psnr
+from pysr.upscaler import Upscaler, informative_crops
+
+
+@pytest.fixture(scope="module")
+def upscaler():
+    return pysr.load("dan-lite-x2", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    return photographs.astronaut()
+
+
+def small(photograph, *shape, dtype=np.uint8):
+    h, w = shape[:2]
+    pixels = photograph[100 : 100 + h, 200 : 200 + w]
+    if len(shape) == 2:
+        pixels = pixels[..., 1]
+    elif shape[2] == 4:
+        pixels = np.concatenate((pixels, pixels[..., :1]), 2)
+    if dtype == np.uint16:
+        return pixels.astype(np.uint16) * 257
+    return pixels if dtype == np.uint8 else (pixels / 255).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("shape", [(20, 31), (20, 31, 3), (20, 31, 4)])
+def test_what_comes_back_is_what_went_in(upscaler, photograph, dtype, shape):
+    result = upscaler(small(photograph, *shape, dtype=dtype))
+    assert isinstance(result.image, np.ndarray)
+    assert result.image.dtype == dtype
+    assert result.image.shape == (40, 62, *shape[2:])
+    assert result.kernel.shape == (21, 21) and result.kernel.dtype == np.float32
+    assert result.kernel.sum() == pytest.approx(1) and (result.kernel >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_torch_batches(upscaler, photograph, dtype):
+    first = torch.from_numpy(small(photograph, 24, 20, 3)).permute(2, 0, 1)[None] / 255
+    second = first.flip(-1)
+    result = upscaler(torch.cat((first, second)).to(dtype))
+    assert result.image.dtype == dtype and result.image.shape == (2, 3, 48, 40)
+    assert result.kernel.shape == (2, 21, 21)
+    alone = upscaler(second.to(dtype))
+    torch.testing.assert_close(result.image[1:], alone.image)
+    assert alone.kernel.shape == (21, 21)
+
+
+class Foreign:
+    """An array of another library, as far as DLPack goes."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __array_namespace__(self):
+        return self
+
+    def from_dlpack(self, other):
+        return Foreign(np.from_dlpack(other))
+
+
+def test_anything_that_speaks_dlpack(upscaler, photograph):
+    pixels = small(photograph, 20, 20, 3, dtype=np.float32)
+    result = upscaler(Foreign(pixels)).image
+    assert isinstance(result, Foreign)
+    np.testing.assert_array_equal(result.array, upscaler(pixels).image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3), (5, 200)])
+def test_any_size(upscaler, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    result = upscaler(pixels)
+    assert result.image.shape == (2 * size[0], 2 * size[1], 3)
+    assert math.isfinite(result.consistency) or result.consistency == math.inf
+
+
+def test_views_of_larger_arrays(upscaler, photograph):
+    view = photograph[200:100:-2, 100:160][:, ::-1]
+    np.testing.assert_array_equal(upscaler(view).image, upscaler(view.copy()).image)
+    big_endian = small(photograph, 20, 20, dtype=np.uint16).astype(">u2")
+    native = big_endian.astype("=u2")
+    np.testing.assert_array_equal(upscaler(big_endian).image, upscaler(native).image)
+
+
+def test_alpha_is_interpolated_and_colours_are_not_touched_by_it(upscaler, photograph):
+    pixels = small(photograph, 30, 26, 4)
+    result = upscaler(pixels).image
+    np.testing.assert_array_equal(result[..., :3], upscaler(pixels[..., :3]).image)
+    alpha = torch.from_numpy(pixels[None, None, ..., 3] / 255.0)
+    expected = (imresize(alpha, 2)[0, 0].clamp(0, 1) * 255).round().numpy()
+    assert np.abs(result[..., 3] - expected).max() <= 1
+
+
+def test_grey_stays_grey_and_equals_colour(upscaler, photograph):
+    grey = small(photograph, 30, 26)
+    colour = upscaler(np.stack((grey,) * 3, -1)).image.astype(float).mean(-1)
+    assert np.abs(upscaler(grey).image - colour).max() <= 1
+
+
+def test_restores_what_interpolation_cannot(upscaler, photograph):
+    hr = torch.from_numpy(photograph).permute(2, 0, 1)[None] / 255
+    kernel = blur.isotropic(1.3, 21)
+    lr = classical(hr, kernel, 2)
+    result = upscaler(lr)
+    assert psnr(result.image, hr, 2) > psnr(imresize(lr, 2), hr, 2) + 1.5
+    error = float((result.kernel - kernel).abs().sum())
+    dirac = float((blur.dirac(21) - kernel).abs().sum())
+    assert error < 0.5 * dirac
+    # The result explains the input: blurred and reduced again it comes close.
+    assert result.consistency > 35
+    assert 0 < result.confidence <= 1
+
+
+def test_a_known_kernel_is_used(upscaler, photograph):
+    lr = small(photograph, 64, 64, 3)
+    wide, narrow = (upscaler(lr, kernel=blur.isotropic(s, 15).numpy()) for s in (1.6, 0.4))
+    assert wide.kernel.shape == (15, 15) and wide.confidence == 1
+    assert np.abs(wide.image.astype(int) - narrow.image).max() > 5
+    detail = [np.abs(np.diff(r.image.astype(float), axis=1)).mean() for r in (wide, narrow)]
+    assert detail[0] > detail[1]  # a wider blur is undone more strongly
+
+
+def test_the_estimate_alone(upscaler, photograph):
+    lr = small(photograph, 48, 48, 3)
+    np.testing.assert_array_equal(upscaler.estimate(lr), upscaler(lr).kernel)
+    tensor = torch.from_numpy(lr).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(upscaler.estimate(tensor).numpy(), upscaler.estimate(lr))
+
+
+def test_tiles_are_exact_but_for_the_pooled_means(upscaler):
+    """With the same gates, tiles with their halo equal the whole: no seam anywhere."""
+    lr = torch.rand(1, 3, 90, 123)
+    engine = upscaler.engine
+    code = torch.randn(1, 16)
+    gates = engine.gates(lr, code, 0)
+    torch.testing.assert_close(engine.restore(lr, code), engine.restore(lr, code, gates))
+    halo = upscaler.model.Restorer.halo
+    part = engine.restore(lr[..., 10:80, 20:110], code, gates)
+    whole = engine.restore(lr, code, gates)
+    inner = slice(2 * halo, -2 * halo)
+    torch.testing.assert_close(
+        part[..., inner, inner],
+        whole[..., 20:160, 40:220][..., inner, inner],
+        atol=2e-5,
+        rtol=0,
+    )
+
+
+def test_tiled_is_within_a_level_of_whole_on_a_photograph(upscaler, photograph):
+    lr = photograph.astype(np.float32) / 255
+    kernel = blur.isotropic(0.9, 21).numpy()
+    whole = upscaler(lr, kernel=kernel, tile=1024).image
+    tiled = upscaler(lr, kernel=kernel, tile=128).image
+    assert 0 < np.abs(whole - tiled).max() < 1 / 255
+
+
+def test_a_failing_tile_size_is_refused(upscaler, photograph):
+    with pytest.raises(ValueError, match="tile: expected at least 32"):
+        upscaler(photograph, tile=8)
+
+
+def test_crops_are_where_the_detail_is():
+    lr = torch.full((1, 3, 400, 500), 0.5)
+    lr[..., 200:280, 300:370] = torch.rand(3, 80, 70)
+    rows, columns, crop = max(informative_crops(lr), key=lambda c: float(c[2].std()))
+    assert rows.start < 280 and rows.stop > 200 and columns.start < 370 and columns.stop > 300
+    assert sum(c[2].shape[-1] * c[2].shape[-2] for c in informative_crops(lr)) < 0.2 * 400 * 500
+
+
+def test_small_pictures_are_looked_at_whole():
+    ((rows, columns, crop),) = informative_crops(torch.rand(1, 3, 80, 120))
+    assert crop.shape == (1, 3, 80, 120)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r"\(H, W, 3\).*\(4, 4, 2\)"),
+        (np.zeros((4, 4, 1), np.uint8), ValueError, r"grey picture has the shape \(H, W\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, "at least one pixel"),
+        (np.zeros((4, 4, 3), np.int32), TypeError, "uint8, uint16 or floating point"),
+        (np.zeros((4, 4, 3), bool), TypeError, "uint8, uint16 or floating point"),
+        (np.zeros((4, 4, 3), "U1"), TypeError, "uint8, uint16 or floating point"),
+        (np.full((4, 4, 3), np.nan, np.float32), ValueError, "NaN"),
+        (torch.zeros(3, 4, 4), ValueError, r"torch tensor \(N, 3, H, W\)"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError, "floating point"),
+        ([[1, 2], [3, 4]], TypeError, "numpy, torch or an array with __dlpack__, got list"),
+    ],
+)
+def test_bad_pictures(upscaler, image, error, message):
+    with pytest.raises(error, match=message):
+        upscaler(image)
+
+
+@pytest.mark.parametrize("kernel", [np.full((3, 3), np.nan), np.ones((3, 3)), np.ones((3, 4)) / 12])
+def test_bad_kernels(upscaler, photograph, kernel):
+    with pytest.raises(ValueError, match="kernel"):
+        upscaler(photograph, kernel=kernel)
+
+
+def test_unknown_devices_and_engines():
+    with pytest.raises(ValueError, match="device: 'cuda:99' is not usable"):
+        pysr.load(device="cuda:99")
+    with pytest.raises(ValueError, match="engine: expected auto or one of torch"):
+        pysr.load(engine="steam")
+
+
+def test_half_open_values_are_clipped_not_wrapped(upscaler):
+    checker = np.indices((24, 24)).sum(0) % 2 * 255
+    result = upscaler(checker.astype(np.uint8)).image.astype(int)
+    assert result.min() >= 0 and result.max() <= 255
+    unpacked = arrays.unpack(np.zeros((2, 2), np.uint8))
+    assert unpacked.quantised(torch.tensor([-0.3, 1.3])).tolist() == [0, 255]
+
+
+def test_upscaler_takes_a_model_of_your_own():
+    from pysr.nets import DAN, DANConfig
+
+    config = DANConfig(scale=3, features=16, blocks=1, estimator_features=16, estimator_blocks=1)
+    basis = blur.pca_basis(blur.random_isotropic(50, (0.3, 3), 21, 0), 10)
+    result = Upscaler(DAN(config, basis), device="cpu")(np.zeros((5, 6, 3), np.uint8))
+    assert result.image.shape == (15, 18, 3)

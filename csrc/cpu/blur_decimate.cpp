@@ -24,8 +24,9 @@ namespace {
 
 using Params = BlurDecimateParams;
 
-// A band's padded picture stays in the second-level cache, and its work is small enough for pictures
-// to fall into many bands; below kSerialProducts, waking a thread costs more than it saves.
+// A band's padded picture stays in the second-level cache, and its work is small enough for
+// pictures to fall into many bands; below kSerialProducts, waking a thread costs more than it
+// saves.
 constexpr int64_t kBandBytes = 384 * 1024;
 constexpr int64_t kBandProducts = 1 << 22;
 constexpr int64_t kSerialProducts = 1 << 18;

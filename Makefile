@@ -12,8 +12,9 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py $(IN)
 
+# The native tests call cmake and ninja, which are installed beside Python.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-columns=median,iqr,rounds

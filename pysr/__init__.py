@@ -16,11 +16,14 @@ __all__ = ["Upscaled", "Upscaler", "__version__", "load"]
 if TYPE_CHECKING:
     from pysr.upscaler import Upscaled, Upscaler, load
 
-_PUBLIC = {"Upscaled": "pysr.upscaler", "Upscaler": "pysr.upscaler", "load": "pysr.upscaler"}
+_FRONT_DOOR = {"Upscaled", "Upscaler", "load"}
+_ROOMS = {"blur", "degrade", "evaluate", "inspection", "nets", "ops", "pictures"}
 
 
 def __getattr__(name: str):
-    # The front door pulls in torch; a room that needs less (the command line's help) stays quick.
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+    # Most rooms pull in torch; what needs less (the command line's help) stays quick.
+    if name in _FRONT_DOOR:
+        return getattr(import_module("pysr.upscaler"), name)
+    if name in _ROOMS:
+        return import_module(f"pysr.{name}")
     raise AttributeError(f"module 'pysr' has no attribute {name!r}")

@@ -172,8 +172,10 @@ class Upscaler:
         s, halo = self.scale, self.model.Restorer.halo
         gates = None
         if h * w > tile * tile:
-            crops = torch.cat(list(_spread_crops(lr, GATE_CROP + 2 * halo, GATE_CROPS)))
-            gates = self.engine.gates(crops, code, halo)
+            side = GATE_CROP + 2 * halo
+            crops = torch.cat(list(_spread_crops(lr, side, GATE_CROPS)))
+            # A crop as long as the picture ends where the picture does: nothing to leave out.
+            gates = self.engine.gates(crops, code, tuple(halo * (n > side) for n in (h, w)))
         else:
             tile = max(h, w)
         for rows in _spans(h, tile):

@@ -149,7 +149,7 @@ def test_tiles_are_exact_but_for_the_pooled_means(upscaler):
     lr = torch.rand(1, 3, 90, 123)
     engine = upscaler.engine
     code = torch.randn(1, 16)
-    gates = engine.gates(lr, code, 0)
+    gates = engine.gates(lr, code, (0, 0))
     torch.testing.assert_close(engine.restore(lr, code), engine.restore(lr, code, gates))
     halo = upscaler.model.Restorer.halo
     part = engine.restore(lr[..., 10:80, 20:110], code, gates)
@@ -169,6 +169,15 @@ def test_tiled_is_within_a_level_of_whole_on_a_photograph(upscaler, photograph):
     whole = upscaler(lr, kernel=kernel, tile=1024).image
     tiled = upscaler(lr, kernel=kernel, tile=128).image
     assert 0 < np.abs(whole - tiled).max() < 1 / 255
+
+
+@pytest.mark.parametrize("size", [(3, 700), (140, 9), (130, 131)])
+def test_tiles_of_any_picture(upscaler, size):
+    pixels = np.random.default_rng(0).random((*size, 3), np.float32)
+    kernel = blur.dirac(21).numpy()
+    whole, tiled = (upscaler(pixels, kernel=kernel, tile=t).image for t in (1024, 32))
+    assert np.isfinite(tiled).all()
+    assert np.abs(whole - tiled).mean() < 0.01
 
 
 def test_a_failing_tile_size_is_refused(upscaler, photograph):

@@ -26,7 +26,7 @@ class TorchEngine:
         return self.model(self._placed(lr), iterations=iterations).code
 
     @torch.inference_mode()
-    def gates(self, crops: Tensor, code: Tensor, margin: int) -> list[Tensor]:
+    def gates(self, crops: Tensor, code: Tensor, margin: tuple[int, int]) -> list[Tensor]:
         return self.model.Restorer.gates(self._placed(crops), code, margin)
 
     def describe(self) -> str:

@@ -212,17 +212,17 @@ class Restorer(nn.Module):
         sr = self.upscale(self.fusion(f))
         return sr if self.skip is None else sr + self.skip(lr)
 
-    def gates(self, crops: Tensor, code: Tensor, margin: int = 0) -> list[Tensor]:
+    def gates(self, crops: Tensor, code: Tensor, margin: tuple[int, int] = (0, 0)) -> list[Tensor]:
         """Channel attention of a large picture, from crops (N, 3, h, w) that stand for it.
 
-        Every block pools over all crops together, leaving out `margin` pixels at their sides, where
-        a crop's border shows. The only approximation in restoring a picture tile by tile.
+        Every block pools over all crops together, leaving out `margin` pixels above and below, left
+        and right, where a crop's border shows. The only approximation in restoring by tiles.
         """
-        inner = slice(margin, -margin or None)
+        rows, columns = (slice(m, -m or None) for m in margin)
         f, gates = self.head(crops), []
         for block in self.body:
             r = block.residual(f, code)
-            gates.append(block.body[3](r[..., inner, inner].mean((0, 2, 3), keepdim=True)))
+            gates.append(block.body[3](r[..., rows, columns].mean((0, 2, 3), keepdim=True)))
             f = torch.addcmul(f, r, gates[-1])
         return gates
 

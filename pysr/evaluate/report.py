@@ -57,6 +57,7 @@ class Report:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         }
         return json.dumps({**asdict(self), "machine": machine}, indent=2)
 

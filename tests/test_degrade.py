@@ -86,6 +86,18 @@ def test_equation_one_step_by_step(scale, downsample):
     torch.testing.assert_close(lr, to_8bit(small))
 
 
+@pytest.mark.parametrize("downsample", ["bicubic", "decimate"])
+def test_degradations_on_every_device(device, downsample):
+    hr, kernels = torch.rand(2, 3, 40, 52), blur.random_irregular(2, 21, generator=0)
+    here = classical(hr, kernels, 4, downsample=downsample, quantise=False)
+    there = classical(hr.to(device), kernels, 4, downsample=downsample, quantise=False)
+    assert there.device.type == device.type
+    torch.testing.assert_close(there.cpu(), here, atol=1e-5, rtol=0)
+    random = RandomDegradation(4, setting2=0.5, noise=0.02, noisy=0.5, downsample=downsample)
+    lr, used = random(hr.to(device), torch.Generator(device).manual_seed(0))
+    assert lr.device.type == used.device.type == device.type
+
+
 def test_results_are_on_the_8_bit_grid():
     lr = classical(torch.rand(1, 3, 16, 16), blur.isotropic(1.0, 5), 2, noise=0.5, generator=0)
     levels = lr * 255

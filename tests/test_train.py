@@ -159,9 +159,9 @@ def test_schedules():
     assert rates == pytest.approx([1e-4, 1e-3, 1e-3, 1e-3, 5e-4, 5e-5])
 
 
-def test_bf16_trains_too(data, tmp_path):
+def test_bf16_trains_too_on_every_device(device, data, tmp_path):
     options = dataclasses.replace(OPTIONS, steps=2, precision="bf16")
-    model = train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    model = train_dan(TINY, data, DEGRADATION, options, tmp_path, str(device))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert next(model.parameters()).dtype == torch.float32
 

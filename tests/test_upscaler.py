@@ -128,6 +128,18 @@ def test_restores_what_interpolation_cannot(upscaler, photograph):
     assert 0 < result.confidence <= 1
 
 
+def test_devices_agree(device, upscaler, photograph):
+    lr = small(photograph, 60, 70, 3)
+    kernel = blur.isotropic(1.0, 21).numpy()
+    there = pysr.load("dan-lite-x2", device=str(device))
+    difference = there(lr, kernel=kernel).image.astype(int) - upscaler(lr, kernel=kernel).image
+    assert np.abs(difference).max() <= 1
+    tensor = torch.from_numpy(lr).permute(2, 0, 1)[None].to(device) / 255
+    result = there(tensor)
+    assert result.image.device == result.kernel.device == tensor.device
+    np.testing.assert_allclose(result.kernel.cpu(), upscaler.estimate(lr), atol=1e-3)
+
+
 def test_a_known_kernel_is_used(upscaler, photograph):
     lr = small(photograph, 64, 64, 3)
     wide, narrow = (upscaler(lr, kernel=blur.isotropic(s, 15).numpy()) for s in (1.6, 0.4))

@@ -3,8 +3,9 @@
 How a picture is restored, and what is exact about it:
 
 - The blur kernel is estimated by DAN's loop (dan.txt, Figure 1) on the whole picture when that is
-  small, else on the crops with the most detail, whose codes are averaged; then the Restorer runs
-  once with that kernel. The paper finds a given kernel to restore as well as the loop (Table 3).
+  small, else on the crops with the most detail, whose codes are averaged; then the Restorer makes
+  the loop's last pass with that kernel. On a small picture that is the published loop exactly; on a
+  large one the paper's finding that a given kernel restores as well (Table 3) is relied on.
 - Up to TILE x TILE pixels the Restorer sees the whole picture at once. Larger ones are restored
   tile by tile with a halo of the network's receptive field. Convolutions are then exact. Channel
   attention pools over the whole picture, which no tile sees: its gates are computed beforehand from
@@ -157,7 +158,9 @@ class Upscaler:
         return Estimate(kernel, code, 1.0)
 
     def _estimate(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
-        codes = self.engine.estimate(torch.cat([crop for _, _, crop in crops]))
+        # The loop's last picture is made with the kernel of the iteration before (Figure 1).
+        iterations = max(self.model.config.iterations - 1, 1)
+        codes = self.engine.estimate(torch.cat([crop for _, _, crop in crops]), iterations)
         code = codes.mean(0, keepdim=True)
         kernel = self.model.decode(code)[0].cpu()
         confidence = math.nan

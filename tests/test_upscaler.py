@@ -149,6 +149,13 @@ def test_a_known_kernel_is_used(upscaler, photograph):
     assert detail[0] > detail[1]  # a wider blur is undone more strongly
 
 
+def test_small_pictures_are_restored_by_the_published_loop(upscaler, photograph):
+    lr = torch.from_numpy(small(photograph, 70, 80, 3)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        expected = upscaler.model(lr).sr.clamp(0, 1)
+    torch.testing.assert_close(upscaler(lr).image, expected, atol=1e-4, rtol=0)
+
+
 def test_the_estimate_alone(upscaler, photograph):
     lr = small(photograph, 48, 48, 3)
     np.testing.assert_array_equal(upscaler.estimate(lr), upscaler(lr).kernel)
@@ -190,6 +197,24 @@ def test_tiles_of_any_picture(upscaler, size):
     whole, tiled = (upscaler(pixels, kernel=kernel, tile=t).image for t in (1024, 32))
     assert np.isfinite(tiled).all()
     assert np.abs(whole - tiled).mean() < 0.01
+
+
+def test_memory_depends_on_the_tile_not_on_the_picture(upscaler, monkeypatch):
+    seen = []
+    restore, estimate = upscaler.engine.restore, upscaler.engine.estimate
+
+    def watched(original):
+        def call(lr, *arguments):
+            seen.append(lr.numel() // 3)
+            return original(lr, *arguments)
+
+        return call
+
+    monkeypatch.setattr(upscaler.engine, "restore", watched(restore))
+    monkeypatch.setattr(upscaler.engine, "estimate", watched(estimate))
+    upscaler(np.random.default_rng(0).integers(0, 255, (500, 700), np.uint8), tile=100)
+    side = 100 + 2 * upscaler.model.Restorer.halo
+    assert len(seen) > 30 and max(seen) <= max(side**2, 3 * 96**2)
 
 
 def test_a_failing_tile_size_is_refused(upscaler, photograph):

@@ -199,7 +199,7 @@ def normalise(kernels: Tensor) -> Tensor:
 
 
 def check_kernel(kernel: Tensor, name: str = "kernel", tolerance: float = 0.05) -> Tensor:
-    """A user's kernel as (k, k) float32 summing to exactly 1.
+    """A user's kernel as (k, k) float32 summing to 1; one that does is returned as it is.
 
     Raises ValueError unless it is square, two-dimensional, finite, and sums to 1 within
     `tolerance`.
@@ -212,7 +212,7 @@ def check_kernel(kernel: Tensor, name: str = "kernel", tolerance: float = 0.05) 
     total = float(kernel.sum())
     if abs(total - 1) > tolerance:
         raise ValueError(f"{name}: expected a sum of 1 (within {tolerance}), got {total:.4g}")
-    return normalise(kernel)
+    return kernel if abs(total - 1) < 1e-6 else normalise(kernel)
 
 
 def pca_basis(kernels: Tensor, components: int, damping: float | None = None) -> Tensor:

@@ -163,7 +163,9 @@ def test_a_users_kernel_is_checked(kernel, message):
 
 
 def test_a_users_kernel_is_made_exact():
-    assert float(blur.check_kernel(np.full((5, 5), 1.03 / 25)).sum()) == pytest.approx(1)
+    once = blur.check_kernel(np.full((5, 5), 1.03 / 25))
+    assert float(once.sum()) == pytest.approx(1)
+    assert torch.equal(blur.check_kernel(once), once)
 
 
 def test_bad_arguments_name_what_was_expected():

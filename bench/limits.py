@@ -40,6 +40,13 @@ def flops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
 
 
 @cache
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second of reading 1 GiB, as the sum of it does."""
+    source = torch.rand(2**28, device=device)
+    return source.nbytes / seconds(lambda: source.sum(), device)
+
+
+@cache
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second, read and written, of copying 256 MiB."""
     source = torch.rand(2**26, device=device)

@@ -1,14 +1,14 @@
 // Python's view of the operators: module pysr._C, imported by pysr/_ext.py alone.
 //
-// Tensors arrive as addresses, shapes and strides, so that this module depends on no version of
-// torch; pysr/ops checks them. The GIL is released while an operator runs.
+// A launcher's params struct lists its fields by name, and Python fills them by keyword: tensors
+// arrive as addresses, sizes and strides, so that this module depends on no version of torch. What
+// they mean together is checked by pysr/ops. The GIL is released while an operator runs.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "common/dtype.h"
 #include "common/isa.h"
@@ -22,65 +22,89 @@ namespace py = pybind11;
 
 namespace {
 
-using Four = std::array<int64_t, 4>;
-
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-#ifdef PYSR_WITH_CUDA
-void throw_on_error(const char* operation, int status) {
-  if (status == cudaSuccess) return;
-  throw std::runtime_error(std::string(operation) +
-                           ": CUDA error: " + cudaGetErrorString(static_cast<cudaError_t>(status)));
-}
-#endif
+// Fills a params struct from keywords; every field must be given, and nothing else.
+class Filler {
+ public:
+  explicit Filler(const py::dict& given) : given_(given) {}
 
-pysr::BlurDecimateParams blur_decimate_params(uintptr_t x, uintptr_t kernels, uintptr_t out,
-                                              const Four& size, const Four& x_stride,
-                                              const Four& out_stride, int64_t k, int64_t stride,
-                                              int dtype) {
-  pysr::BlurDecimateParams p{};
-  p.x = pointer(x);
-  p.kernels = pointer(kernels);
-  p.out = pointer(out);
-  p.n = size[0];
-  p.c = size[1];
-  p.h = size[2];
-  p.w = size[3];
-  p.k = k;
-  p.stride = stride;
-  for (int i = 0; i < 4; ++i) {
-    p.x_stride[i] = x_stride[i];
-    p.out_stride[i] = out_stride[i];
+  template <class T>
+  void operator()(const char* name, T& field) {
+    PyObject* const value = PyDict_GetItemString(given_.ptr(), name);
+    if (value == nullptr) throw py::type_error(std::string("missing field: ") + name);
+    ++used_;
+    set(field, value);
   }
-  p.dtype = static_cast<pysr::DType>(dtype);
+  void finish() const {
+    if (used_ != given_.size()) throw py::type_error("more fields given than there are");
+  }
+
+ private:
+  template <class T>
+  static void set(T& field, py::handle value) {
+    if constexpr (std::is_enum_v<T>) {
+      field = static_cast<T>(value.cast<int>());
+    } else {
+      field = value.cast<T>();
+    }
+  }
+  static void set(void*& field, py::handle value) { field = pointer(value.cast<uintptr_t>()); }
+  template <size_t N>
+  static void set(int64_t (&field)[N], py::handle value) {
+    const auto sequence = value.cast<py::sequence>();
+    if (sequence.size() != N) throw py::type_error("wrong number of strides");
+    for (size_t i = 0; i < N; ++i) field[i] = sequence[i].cast<int64_t>();
+  }
+
+  const py::dict& given_;
+  size_t used_ = 0;
+};
+
+template <class Params>
+Params params(const py::kwargs& given) {
+  Params p{};
+  Filler filler(given);
+  p.fields(filler);
+  filler.finish();
   return p;
 }
 
-template <void (*Run)(const pysr::BlurDecimateParams&)>
-void blur_decimate_cpu(uintptr_t x, uintptr_t kernels, uintptr_t out, Four size, Four x_stride,
-                       Four out_stride, int64_t k, int64_t stride, int dtype, int threads) {
-  auto p = blur_decimate_params(x, kernels, out, size, x_stride, out_stride, k, stride, dtype);
-  p.threads = threads;
-  const py::gil_scoped_release release;
-  Run(p);
+template <class Params>
+void add_cpu(py::module_& m, const char* name, void (*run)(const Params&)) {
+  m.def((std::string(name) + "_cpu").c_str(), [run](int threads, const py::kwargs& given) {
+    auto p = params<Params>(given);
+    p.threads = threads;
+    const py::gil_scoped_release release;
+    run(p);
+  }, py::arg("threads"));
 }
 
 #ifdef PYSR_WITH_CUDA
-template <int (*Run)(const pysr::BlurDecimateParams&, CUstream_st*)>
-void blur_decimate_cuda(uintptr_t x, uintptr_t kernels, uintptr_t out, Four size, Four x_stride,
-                        Four out_stride, int64_t k, int64_t stride, int dtype, uintptr_t workspace,
-                        uintptr_t stream) {
-  auto p = blur_decimate_params(x, kernels, out, size, x_stride, out_stride, k, stride, dtype);
-  p.workspace = pointer(workspace);
-  const py::gil_scoped_release release;
-  throw_on_error("blur_decimate", Run(p, static_cast<CUstream_st*>(pointer(stream))));
+// name_workspace gives the bytes that name_cuda needs at the address `workspace`.
+template <class Params>
+void add_cuda(py::module_& m, const char* name, int (*run)(const Params&, CUstream_st*),
+              int64_t (*workspace)(const Params&)) {
+  m.def((std::string(name) + "_workspace").c_str(),
+        [workspace](const py::kwargs& given) { return workspace(params<Params>(given)); });
+  m.def((std::string(name) + "_cuda").c_str(),
+        [run, name = std::string(name)](uintptr_t workspace, uintptr_t stream,
+                                        const py::kwargs& given) {
+          auto p = params<Params>(given);
+          p.workspace = pointer(workspace);
+          const py::gil_scoped_release release;
+          const int status = run(p, static_cast<CUstream_st*>(pointer(stream)));
+          if (status == cudaSuccess) return;
+          const char* reason = cudaGetErrorString(static_cast<cudaError_t>(status));
+          throw std::runtime_error(name + ": CUDA error: " + reason);
+        },
+        py::arg("workspace"), py::arg("stream"));
 }
+#define PYSR_ADD(name) \
+  add_cpu(m, #name, pysr::name##_cpu), add_cuda(m, #name, pysr::name##_cuda, pysr::name##_workspace)
+#else
+#define PYSR_ADD(name) add_cpu(m, #name, pysr::name##_cpu)
 #endif
-
-template <int64_t (*Bytes)(const pysr::BlurDecimateParams&)>
-int64_t blur_decimate_workspace(Four size, int64_t k, int64_t stride, int dtype) {
-  return Bytes(blur_decimate_params(0, 0, 0, size, {}, {}, k, stride, dtype));
-}
 
 }  // namespace
 
@@ -90,25 +114,22 @@ PYBIND11_MODULE(_C, m) {
       py::arg("float64") = static_cast<int>(pysr::DType::float64),
       py::arg("bfloat16") = static_cast<int>(pysr::DType::bfloat16),
       py::arg("float16") = static_cast<int>(pysr::DType::float16));
+  m.attr("paddings") = py::dict(
+      py::arg("reflect") = static_cast<int>(pysr::Padding::reflect),
+      py::arg("replicate") = static_cast<int>(pysr::Padding::replicate),
+      py::arg("zeros") = static_cast<int>(pysr::Padding::zeros),
+      py::arg("none") = static_cast<int>(pysr::Padding::none));
   m.def("isa", [] { return pysr::name(pysr::isa()); });
   m.def("supported_isa", [] { return pysr::name(pysr::supported_isa()); });
-
-  m.def("blur_decimate_cpu", blur_decimate_cpu<pysr::blur_decimate_cpu>);
-  m.def("blur_decimate_grad_x_cpu", blur_decimate_cpu<pysr::blur_decimate_grad_x_cpu>);
-  m.def("blur_decimate_grad_kernels_cpu", blur_decimate_cpu<pysr::blur_decimate_grad_kernels_cpu>);
 #ifdef PYSR_WITH_CUDA
   m.attr("cuda_version") = CUDART_VERSION;
   m.attr("cuda_architectures") = PYSR_CUDA_ARCHITECTURES;
-  m.def("blur_decimate_cuda", blur_decimate_cuda<pysr::blur_decimate_cuda>);
-  m.def("blur_decimate_grad_x_cuda", blur_decimate_cuda<pysr::blur_decimate_grad_x_cuda>);
-  m.def("blur_decimate_grad_kernels_cuda",
-        blur_decimate_cuda<pysr::blur_decimate_grad_kernels_cuda>);
-  m.def("blur_decimate_grad_x_workspace",
-        blur_decimate_workspace<pysr::blur_decimate_grad_x_workspace>);
-  m.def("blur_decimate_grad_kernels_workspace",
-        blur_decimate_workspace<pysr::blur_decimate_grad_kernels_workspace>);
 #else
   m.attr("cuda_version") = py::none();
   m.attr("cuda_architectures") = "";
 #endif
+
+  PYSR_ADD(blur_decimate);
+  PYSR_ADD(blur_decimate_grad_x);
+  PYSR_ADD(blur_decimate_grad_kernels);
 }

@@ -32,6 +32,9 @@ DEVICES = frozenset(
 # Types that the kernels take, with the numbers that csrc/common/dtype.h gives them.
 DTYPES = {getattr(torch, name): code for name, code in (_C.dtypes if _C else {}).items()}
 
+# Paddings by name, with the numbers that csrc/common/window.h gives them.
+PADDINGS: dict[str, int] = _C.paddings if _C else {}
+
 
 @dataclass(frozen=True)
 class Report:

@@ -3,21 +3,16 @@
 import itertools
 import multiprocessing
 import threading
+from functools import partial
 
 import pytest
 import torch
+from operator_testing import TOLERANCE, assert_matches, gradients, with_threads
 
 from pysr import _ext
 from pysr.ops import blur_decimate
 from pysr.ops.blur_decimate import blur_decimate_reference
 
-# Per dtype: relative and absolute tolerance against the reference computed in float64.
-TOLERANCE = {
-    torch.float32: (1e-5, 1e-5),
-    torch.float64: (1e-12, 1e-12),
-    torch.bfloat16: (2**-8, 1e-5),
-    torch.float16: (2**-11, 1e-5),
-}
 # N, C, H, W, k, stride.
 CASES = [
     (1, 1, 1, 1, 1, 1),
@@ -46,21 +41,6 @@ def make(n, c, h, w, k, stride, *, dtype=torch.float32, device="cpu", seed=0):
     x = torch.randn(n, c, h, w, generator=generator, dtype=torch.float64)
     kernels = torch.randn(n, k, k, generator=generator, dtype=torch.float64) / k
     return x.to(device, dtype), kernels.to(device, dtype)
-
-
-def gradients(function, x, kernels, stride, slope):
-    x, kernels = x.detach().requires_grad_(), kernels.detach().requires_grad_()
-    out = function(x, kernels, stride)
-    return out, *torch.autograd.grad(out, (x, kernels), slope.to(out.dtype))
-
-
-def assert_matches(got, exact, dtype):
-    relative, absolute = TOLERANCE[dtype]
-    assert got.dtype == dtype
-    scale = exact.abs().max().item()
-    torch.testing.assert_close(
-        got.double(), exact.double(), rtol=relative, atol=absolute * max(scale, 1)
-    )
 
 
 def test_by_hand(device):
@@ -97,9 +77,11 @@ def test_matches_reference(case, dtype, device):
     stride = case[-1]
     x, kernels = make(*case, dtype=dtype, device=device)
     slope = torch.randn_like(blur_decimate(x, kernels, stride))
-    got = gradients(blur_decimate, x, kernels, stride, slope)
+    got = gradients(partial(blur_decimate, stride=stride), (x, kernels), slope)
     exact = gradients(
-        blur_decimate_reference, x.double().cpu(), kernels.double().cpu(), stride, slope.cpu()
+        partial(blur_decimate_reference, stride=stride),
+        (x.double().cpu(), kernels.double().cpu()),
+        slope.cpu(),
     )
     for mine, theirs in zip(got, exact, strict=True):
         assert_matches(mine.cpu(), theirs, dtype)
@@ -112,15 +94,15 @@ def test_sizes_and_strides(k, stride, device):
     for h, w in ((1, 1), (2, 5), (k, k + 1), (13, 29)):
         x, kernels = make(1, 2, h, w, k, stride, dtype=torch.float64, device=device)
         slope = torch.randn_like(blur_decimate(x, kernels, stride))
-        got = gradients(blur_decimate, x, kernels, stride, slope)
-        for mine, theirs in zip(
-            got, gradients(blur_decimate_reference, x, kernels, stride, slope), strict=True
-        ):
+        got = gradients(partial(blur_decimate, stride=stride), (x, kernels), slope)
+        exact = gradients(partial(blur_decimate_reference, stride=stride), (x, kernels), slope)
+        for mine, theirs in zip(got, exact, strict=True):
             assert_matches(mine, theirs, torch.float64)
 
 
 @pytest.mark.parametrize("stride", [1, 3])
 def test_strided_inputs(stride, device):
+    operator = partial(blur_decimate, stride=stride)
     large, kernels = make(4, 6, 40, 50, 7, stride, device=device)
     views = {
         "slice": (large[::2, 1:4, 3:30, 5:47:2], kernels[::2]),
@@ -132,8 +114,8 @@ def test_strided_inputs(stride, device):
         assert not (x.is_contiguous() and k.is_contiguous()), name
         slope = torch.randn_like(blur_decimate(x, k, stride))
         for layout in (torch.contiguous_format, torch.channels_last):
-            got = gradients(blur_decimate, x, k, stride, slope.contiguous(memory_format=layout))
-            plain = gradients(blur_decimate, x.contiguous(), k.contiguous(), stride, slope)
+            got = gradients(operator, (x, k), slope.contiguous(memory_format=layout))
+            plain = gradients(operator, (x.contiguous(), k.contiguous()), slope)
             for mine, theirs in zip(got, plain, strict=True):
                 assert torch.equal(mine, theirs), name
     x = views["slice"][0]
@@ -187,39 +169,33 @@ def test_compile(dynamic, backend, device):
     def compiled(x, kernels):
         return blur_decimate(x * 2, kernels, 2) + 1
 
-    def plain(x, kernels, stride):
-        return blur_decimate(x * 2, kernels, stride) + 1
+    def plain(x, kernels):
+        return blur_decimate(x * 2, kernels, 2) + 1
 
     for h, w in ((9, 8), (12, 7)):
         x, kernels = make(2, 3, h, w, 5, 2, device=device)
-        slope = torch.randn_like(plain(x, kernels, 2))
-        got = gradients(lambda x, kernels, _: compiled(x, kernels), x, kernels, 2, slope)
-        for mine, theirs in zip(got, gradients(plain, x, kernels, 2, slope), strict=True):
+        slope = torch.randn_like(plain(x, kernels))
+        got = gradients(compiled, (x, kernels), slope)
+        for mine, theirs in zip(got, gradients(plain, (x, kernels), slope), strict=True):
             torch.testing.assert_close(mine, theirs)
 
 
-def test_same_bits_for_any_number_of_threads():
-    before = torch.get_num_threads()
-    x, kernels = make(2, 3, 150, 131, 15, 1)
-    results = []
-    try:
-        for stride, threads in itertools.product((1, 2), (1, 2, 5)):
-            torch.set_num_threads(threads)
-            slope = torch.ones(2, 3, -(-150 // stride), -(-131 // stride)).cumsum(-1)
-            results.append(gradients(blur_decimate, x, kernels, stride, slope))
-    finally:
-        torch.set_num_threads(before)
-    for one, others in ((results[0], results[1:3]), (results[3], results[4:])):
-        for other in others:
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_same_bits_for_any_number_of_threads(stride):
+    tensors = make(2, 3, 150, 131, 15, 1)
+    slope = torch.ones(2, 3, -(-150 // stride), -(-131 // stride)).cumsum(-1)
+    operator = partial(blur_decimate, stride=stride)
+    first, *others = with_threads((1, 2, 5), lambda: gradients(operator, tensors, slope))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_same_bits_on_every_run(device):
     x, kernels = make(2, 3, 150, 131, 15, 1, device=device)
     slope = torch.randn_like(x)
-    first = gradients(blur_decimate, x, kernels, 1, slope)
+    first = gradients(blur_decimate, (x, kernels), slope)
     for _ in range(3):
-        again = gradients(blur_decimate, x, kernels, 1, slope)
+        again = gradients(blur_decimate, (x, kernels), slope)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 

@@ -13,4 +13,16 @@ Isa isa();            // the one in use
 Isa supported_isa();  // the best that this processor and this build offer
 const char* name(Isa isa);
 
+// Returns what the build for this processor's instruction set of a function gives.
+#ifdef PYSR_X86
+#define PYSR_PICK_ISA(call)                          \
+  do {                                               \
+    if (isa() == Isa::avx512) return avx512::call;   \
+    if (isa() == Isa::avx2) return avx2::call;       \
+    return baseline::call;                           \
+  } while (false)
+#else
+#define PYSR_PICK_ISA(call) return baseline::call
+#endif
+
 }  // namespace pysr

@@ -5,10 +5,7 @@
 // arithmetic sees neither borders, strides, nor half types. Bands depend on sizes alone, and every
 // output is summed in one fixed order, so the number of threads never shows in the result.
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "common/check.h"
@@ -17,6 +14,8 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "cpu/blur_decimate_tile.h"
+#include "cpu/memory.h"
+#include "cpu/rows.h"
 #include "ops/blur_decimate.h"
 
 namespace pysr {
@@ -30,53 +29,16 @@ using Params = BlurDecimateParams;
 constexpr int64_t kBandBytes = 384 * 1024;
 constexpr int64_t kBandProducts = 1 << 22;
 constexpr int64_t kSerialProducts = 1 << 18;
-constexpr std::align_val_t kAlignment{64};
 
 template <class T>
 BlurDecimateTile<T> tile_kernels() {
-#ifdef PYSR_X86
-  if (isa() == Isa::avx512) return avx512::blur_decimate_tile<T>();
-  if (isa() == Isa::avx2) return avx2::blur_decimate_tile<T>();
-#endif
-  return baseline::blur_decimate_tile<T>();
+  PYSR_PICK_ISA(blur_decimate_tile<T>());
 }
-
-struct Release {
-  void operator()(void* memory) const { operator delete(memory, kAlignment); }
-};
-
-// Memory of one worker, taken once and kept from item to item: uninitialised, aligned to a vector.
-template <class T>
-class Buffer {
- public:
-  T* get(int64_t count) {
-    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    if (!data_) data_.reset(static_cast<T*>(operator new(bytes, kAlignment)));
-    return data_.get();
-  }
-
- private:
-  std::unique_ptr<T, Release> data_;
-};
 
 template <class T>
 struct Scratch {
   Buffer<T> line, padded, sums, slope, parts;
 };
-
-template <class S>
-void widen_row(const S* from, int64_t step, Accumulator<S>* to, int64_t count) {
-  if (step == 1) {
-    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i * step]);
-  }
-}
-
-template <class S>
-void narrow_row(const Accumulator<S>* from, S* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = Narrow<S>::from(from[i]);
-}
 
 int64_t products(const Params& p) { return p.n * p.c * p.ho() * p.wo() * p.k * p.k; }
 
@@ -91,67 +53,11 @@ int64_t band_rows(const Params& p, int64_t row_bytes, int64_t block) {
   return std::min(std::max(rows / block, int64_t{2}) * block, p.ho());
 }
 
-// The padded picture: rows of `phases` parts, of which part f holds columns f, f + stride, ...
-template <class S>
-class Padder {
- public:
-  using T = Accumulator<S>;
-
-  Padder(const Params& p, const BlurDecimateTile<T>& tile)
-      : p_(p), split_(tile.split), width_(round_up(p.wo(), tile.lanes)),
-        part_(width_ + (p.k - 1) / p.stride),
-        line_(std::max(p.padded_w(), p.margin() + p.w)) {
-    for (int64_t v = 0; v < p.k; ++v) {
-      offset_.push_back(static_cast<int32_t>(v % p.stride * part_ + v / p.stride));
-    }
-  }
-
-  int64_t width() const { return width_; }  // of output, in whole vectors
-  int64_t row_length() const { return p_.phases() * part_; }
-  const int32_t* offset() const { return offset_.data(); }
-  int64_t line_length() const { return line_; }
-
-  // Rows first .. first + count - 1 of the padded plane; `line` holds line_length() numbers.
-  void fill(const S* plane, int64_t first, int64_t count, T* line, T* rows) const {
-    const int64_t margin = p_.margin(), padded = p_.padded_w();
-    for (int64_t r = 0; r < count; ++r) {
-      const S* from = plane + reflect(first + r - margin, p_.h) * p_.x_stride[2];
-      widen_row(from, p_.x_stride[3], line + margin, p_.w);
-      // Both borders repeat columns that are in place by now.
-      for (int64_t q = 0; q < margin; ++q) line[q] = line[margin + reflect(q - margin, p_.w)];
-      for (int64_t q = margin + p_.w; q < padded; ++q) {
-        line[q] = line[margin + reflect(q - margin, p_.w)];
-      }
-      T* row = rows + r * row_length();
-      if (p_.stride == 1) {
-        std::copy_n(line, padded, row);
-        std::fill(row + padded, row + part_, T{0});
-        continue;
-      }
-      const int64_t whole = padded / p_.stride;
-      split_(line, row, static_cast<int>(p_.stride), static_cast<int>(p_.phases()), part_,
-             std::min(whole, part_));
-      for (int64_t f = 0; f < p_.phases(); ++f) {
-        T* part = row + f * part_;
-        int64_t b = std::min(whole, part_);
-        for (; b < part_ && b * p_.stride + f < padded; ++b) part[b] = line[b * p_.stride + f];
-        std::fill(part + b, part + part_, T{0});
-      }
-    }
-  }
-
- private:
-  const Params& p_;
-  void (*split_)(const T*, T*, int, int, ptrdiff_t, ptrdiff_t);
-  int64_t width_, part_, line_;
-  std::vector<int32_t> offset_;
-};
-
 template <class S>
 void forward(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
-  const Padder<S> padder(p, tile);
+  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
   std::vector<T> taps(p.n * p.k * p.k);
   widen_row(static_cast<const S*>(p.kernels), 1, taps.data(), static_cast<int64_t>(taps.size()));
 
@@ -193,9 +99,10 @@ template <class S>
 void grad_x(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
-  const int64_t s = p.stride, k = p.k, margin = p.margin(), ho = p.ho(), wo = p.wo();
+  const RowKernels<T> rows_of = row_kernels<T>();
+  const int64_t s = p.stride, k = p.k, ho = p.ho(), wo = p.wo();
   const int64_t phases = p.phases(), reach = ceil_div(k, s);  // taps of the first phase
-  const int64_t width = round_up(ceil_div(p.padded_w(), s), tile.lanes);
+  const int64_t width = round_up(ceil_div(p.padded_w(), s), rows_of.lanes);
   const int64_t slope_width = width + reach - 1;
 
   // turned[n][row phase][column phase], each phase contiguous; start gives where it lies.
@@ -238,7 +145,7 @@ void grad_x(const Params& p) {
     std::fill_n(folded, count * p.w, T{0});
 
     const auto in_band = [&](int64_t r) {
-      const int64_t y = reflect(r - margin, p.h);
+      const int64_t y = p.row(r);
       return y >= top && y < top + count;
     };
     const auto work = [&](int64_t first, int64_t last) {  // padded rows first .. last - 1
@@ -274,14 +181,10 @@ void grad_x(const Params& p) {
           T* row = parts + i * s * width;
           for (int64_t fv = phases; fv < s; ++fv) std::fill_n(row + fv * width, width, T{0});
           if (s > 1) {
-            tile.merge(line, row, static_cast<int>(s), width, width);
+            rows_of.merge(line, row, static_cast<int>(s), width, width);
             row = line;
           }
-          T* to = folded + (reflect(s * (a + i) + fu - margin, p.h) - top) * p.w;
-          const int64_t padded = p.padded_w(), inner = std::min(margin + p.w, padded);
-          for (int64_t q = 0; q < margin; ++q) to[reflect(q - margin, p.w)] += row[q];
-          for (int64_t q = margin; q < inner; ++q) to[q - margin] += row[q];
-          for (int64_t q = inner; q < padded; ++q) to[reflect(q - margin, p.w)] += row[q];
+          fold_row(p, row, folded + (p.row(s * (a + i) + fu) - top) * p.w);
         }
       }
     };
@@ -303,7 +206,7 @@ template <class S>
 void grad_kernels(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
-  const Padder<S> padder(p, tile);
+  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
   const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), 16);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo(), kk = p.k * p.k;
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = padder.width();

@@ -3,30 +3,7 @@
 // row of the picture: a pixel is loaded once and multiplied for each output row that it reaches,
 // without which unaligned loads, not arithmetic, would set the pace.
 #include "cpu/blur_decimate_tile.h"
-
-#if defined(__AVX512F__)
-#define PYSR_ISA avx512
-#define PYSR_VECTOR_BYTES 64
-#define PYSR_REGISTERS 32
-#elif defined(__AVX2__)
-#define PYSR_ISA avx2
-#define PYSR_VECTOR_BYTES 32
-#define PYSR_REGISTERS 16
-#else
-#define PYSR_ISA baseline
-#define PYSR_VECTOR_BYTES 16
-#ifdef __aarch64__
-#define PYSR_REGISTERS 32
-#else
-#define PYSR_REGISTERS 16
-#endif
-#endif
-
-#ifdef __clang__
-#define PYSR_UNROLL _Pragma("unroll")
-#else
-#define PYSR_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "cpu/vector.h"
 
 namespace pysr {
 namespace PYSR_ISA {
@@ -37,20 +14,6 @@ constexpr int kRows = PYSR_REGISTERS == 32 ? 6 : 4;
 constexpr int kVectors = PYSR_REGISTERS == 32 ? 4 : 2;
 constexpr int kTapRows = PYSR_REGISTERS == 32 ? 4 : 3;
 constexpr int kTapColumns = PYSR_REGISTERS == 32 ? 6 : 3;
-
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(PYSR_VECTOR_BYTES)));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-template <class T>
-constexpr int kLanes = PYSR_VECTOR_BYTES / sizeof(T);
-
-template <class T>
-inline __attribute__((always_inline)) void load(Vector<T>& vector, const T* from) {
-  __builtin_memcpy(&vector, from, sizeof vector);
-}
 
 // Adds one row of the picture to L consecutive output rows of a block C vectors wide; the tap row
 // over output row l is taps + l * tap_step.
@@ -78,7 +41,7 @@ void add_row(T* sums, const T* in, const int32_t* offset, int columns, const T* 
   for (int l = 0; l < L; ++l) {
     PYSR_UNROLL
     for (int c = 0; c < C; ++c) {
-      __builtin_memcpy(sums + (l * C + c) * kLanes<T>, &sum[l][c], sizeof(Vector<T>));
+      store<T>(sums + (l * C + c) * kLanes<T>, sum[l][c]);
     }
   }
 }
@@ -222,48 +185,11 @@ void add_tap_sums(const TapSums<T>& job) {
   }
 }
 
-// A stride known to the compiler lets it shuffle whole vectors.
-template <class T, int S>
-void split_by(const T* __restrict row, T* __restrict parts, ptrdiff_t part_step, ptrdiff_t count) {
-  for (ptrdiff_t b = 0; b < count; ++b) {
-    for (int phase = 0; phase < S; ++phase) parts[phase * part_step + b] = row[S * b + phase];
-  }
-}
-
-template <class T>
-void split(const T* row, T* parts, int stride, int phases, ptrdiff_t part_step, ptrdiff_t count) {
-  if (phases == stride) {
-    if (stride == 2) return split_by<T, 2>(row, parts, part_step, count);
-    if (stride == 3) return split_by<T, 3>(row, parts, part_step, count);
-    if (stride == 4) return split_by<T, 4>(row, parts, part_step, count);
-  }
-  for (int phase = 0; phase < phases; ++phase) {
-    for (ptrdiff_t b = 0; b < count; ++b) parts[phase * part_step + b] = row[stride * b + phase];
-  }
-}
-
-template <class T, int S>
-void merge_by(T* __restrict row, const T* __restrict parts, ptrdiff_t part_step, ptrdiff_t count) {
-  for (ptrdiff_t b = 0; b < count; ++b) {
-    for (int phase = 0; phase < S; ++phase) row[S * b + phase] = parts[phase * part_step + b];
-  }
-}
-
-template <class T>
-void merge(T* row, const T* parts, int stride, ptrdiff_t part_step, ptrdiff_t count) {
-  if (stride == 2) return merge_by<T, 2>(row, parts, part_step, count);
-  if (stride == 3) return merge_by<T, 3>(row, parts, part_step, count);
-  if (stride == 4) return merge_by<T, 4>(row, parts, part_step, count);
-  for (int phase = 0; phase < stride; ++phase) {
-    for (ptrdiff_t b = 0; b < count; ++b) row[stride * b + phase] = parts[phase * part_step + b];
-  }
-}
-
 }  // namespace
 
 template <class T>
 BlurDecimateTile<T> blur_decimate_tile() {
-  return {kLanes<T>, kRows, kTapRows - 1, correlate<T>, add_tap_sums<T>, split<T>, merge<T>};
+  return {kRows, kTapRows - 1, correlate<T>, add_tap_sums<T>};
 }
 
 template BlurDecimateTile<float> blur_decimate_tile<float>();

@@ -1,6 +1,5 @@
-// The inner loops of blur_decimate, which CMake compiles once per instruction set from
-// blur_decimate_tile.cpp. Only plain structs cross over: an inline function of the standard library
-// compiled in there with AVX would be merged by the linker with the copy that every machine runs.
+// The inner loops of blur_decimate, compiled once per instruction set from blur_decimate_tile.cpp;
+// only plain structs cross over, as rows_tile.h explains.
 #pragma once
 
 #include <cstddef>
@@ -40,14 +39,10 @@ struct TapSums {
 
 template <class T>
 struct BlurDecimateTile {
-  int lanes, rows;  // correlate works on blocks of this many rows
+  int rows;  // correlate works on blocks of this many rows
   int zero_rows;
   void (*correlate)(const Correlation<T>&);
   void (*add_tap_sums)(const TapSums<T>&);
-  // row[stride * b + phase] <-> parts[phase * part_step + b], for b below count.
-  void (*split)(const T* row, T* parts, int stride, int phases, ptrdiff_t part_step,
-                ptrdiff_t count);
-  void (*merge)(T* row, const T* parts, int stride, ptrdiff_t part_step, ptrdiff_t count);
 };
 
 namespace baseline {

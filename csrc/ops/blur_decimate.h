@@ -1,5 +1,5 @@
 // out[n, c, i, j] = sum over u, v of
-//   kernels[n, u, v] * x[n, c, reflect(stride * i + u - k / 2), reflect(stride * j + v - k / 2)]
+//   kernels[n, u, v] * x[n, c, stride * i + u - margin, stride * j + v - margin]
 //
 // One struct serves the operator and its two gradients: x, kernels and out are the three tensors
 // above, or the gradients by them, and each launcher writes one of the three from the other two.
@@ -10,37 +10,35 @@
 #include <cstdint>
 
 #include "common/dtype.h"
-#include "common/index.h"
+#include "common/window.h"
 
 // The runtime's own names, so that callers need no CUDA header.
 struct CUstream_st;
 
 namespace pysr {
 
-struct BlurDecimateParams {
+struct BlurDecimateParams : Windows {
   static constexpr int64_t max_size = 64, max_stride = 8;
 
-  void* x;                // (n, c, h, w)
-  void* kernels;          // (n, k, k)
-  void* out;              // (n, c, ho, wo)
-  int64_t n, c, h, w;
-  int64_t k, stride;
+  void* x;        // (n, c, h, w)
+  void* kernels;  // (n, k, k)
+  void* out;      // (n, c, ho, wo)
+  int64_t n, c;
   int64_t x_stride[4], out_stride[4];  // in elements
   DType dtype;
   int threads;      // CPU only
-  void* workspace;  // CUDA gradients only: as many bytes as the functions below say
+  void* workspace;  // CUDA only: as many bytes as the functions below say
 
-  PYSR_HD int64_t ho() const { return ceil_div(h, stride); }
-  PYSR_HD int64_t wo() const { return ceil_div(w, stride); }
-  PYSR_HD int64_t margin() const { return k / 2; }
-  // Extent of the padded picture that the kernels touch, from -margin on.
-  PYSR_HD int64_t padded_h() const { return stride * (ho() - 1) + k; }
-  PYSR_HD int64_t padded_w() const { return stride * (wo() - 1) + k; }
-  // Taps whose columns differ by a multiple of the stride form a phase.
-  PYSR_HD int64_t phases() const { return stride < k ? stride : k; }
+  template <class F>
+  void fields(F&& field) {
+    field("x", x), field("kernels", kernels), field("out", out);
+    field("n", n), field("c", c), field("h", h), field("w", w);
+    field("k", k), field("stride", stride), field("padding", padding);
+    field("x_stride", x_stride), field("out_stride", out_stride), field("dtype", dtype);
+  }
   bool valid() const {
-    return n > 0 && c > 0 && h > 0 && w > 0 && k > 0 && k <= max_size && stride > 0 &&
-           stride <= max_stride && x != nullptr && kernels != nullptr && out != nullptr;
+    return n > 0 && c > 0 && Windows::valid(max_size, max_stride) && x != nullptr &&
+           kernels != nullptr && out != nullptr;
   }
 };
 
@@ -61,6 +59,8 @@ inline int64_t blur_decimate_parts(const BlurDecimateParams& p) {
   const int64_t tiles = ceil_div(p.ho(), side) * ceil_div(p.wo(), side);
   return std::min<int64_t>(tiles, 64);
 }
+
+inline int64_t blur_decimate_workspace(const BlurDecimateParams&) { return 0; }
 
 inline int64_t blur_decimate_grad_x_workspace(const BlurDecimateParams& p) {
   return p.n * p.c * p.padded_h() * p.padded_w() * accumulator_size(p.dtype);

@@ -11,10 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
+from pysr.ops._check import (
+    HALVES,
+    check_integer,
+    check_like,
+    check_picture,
+    check_shape,
+    check_tensor,
+)
+from pysr.ops._launch import DEVICES, launch
+from pysr.ops._windows import padded
 
 MAX_SIZE, MAX_STRIDE = 64, 8
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_HALVES = (torch.bfloat16, torch.float16)
 
 
 def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
@@ -49,60 +57,32 @@ def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
 
 def blur_decimate_reference(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
     """`blur_decimate` in plain torch: the definition, and what runs where no kernel does."""
-    if x.dtype in _HALVES:
+    if x.dtype in HALVES:
         return blur_decimate_reference(x.float(), kernels.float(), stride).to(x.dtype)
-    n, c, h, w = x.shape
-    k = kernels.shape[-1]
-    rows, columns = (_reflected(length, k, x.device) for length in (h, w))
-    padded = x.index_select(2, rows).index_select(3, columns)
+    (n, c), k = x.shape[:2], kernels.shape[-1]
+    x = padded(x, k, "reflect")
     weight = kernels[:, None, None].expand(n, c, 1, k, k).reshape(n * c, 1, k, k)
-    out = F.conv2d(
-        padded.reshape(1, n * c, *padded.shape[-2:]), weight, stride=stride, groups=n * c
-    )
+    out = F.conv2d(x.reshape(1, n * c, *x.shape[-2:]), weight, stride=stride, groups=n * c)
     return out.view(n, c, *out.shape[-2:])
 
 
-def _reflected(length: int, k: int, device: torch.device) -> Tensor:
-    """Index of the pixel that each padded position shows: k // 2 before, (k - 1) // 2 after."""
-    period = max(2 * (length - 1), 1)
-    index = torch.arange(-(k // 2), length + (k - 1) // 2, device=device).remainder(period)
-    return torch.minimum(index, period - index) if length > 1 else index
-
-
 def check_arguments(x: Tensor, kernels: Tensor, stride: int) -> None:
-    for name, value in (("x", x), ("kernels", kernels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if x.ndim != 4 or 0 in x.shape:
-        raise ValueError(f"x: expected (N, C, H, W) without empty sizes, got {tuple(x.shape)}")
-    if x.dtype not in _DTYPES:
-        names = "float32, float64, bfloat16 or float16"
-        raise TypeError(f"x: expected {names}, got {x.dtype}")
+    check_picture("x", x)
+    check_tensor("kernels", kernels)
     if kernels.ndim != 3 or kernels.shape[0] != x.shape[0] or kernels.shape[1] != kernels.shape[2]:
         raise ValueError(
             f"kernels: expected (N, k, k) with N = {x.shape[0]}, got {tuple(kernels.shape)}"
         )
     if not 1 <= kernels.shape[2] <= MAX_SIZE:
         raise ValueError(f"kernels: expected k from 1 to {MAX_SIZE}, got {tuple(kernels.shape)}")
-    if kernels.dtype != x.dtype:
-        raise TypeError(f"kernels: expected {x.dtype}, the dtype of x, got {kernels.dtype}")
-    if kernels.device != x.device:
-        raise ValueError(f"kernels: expected device {x.device}, that of x, got {kernels.device}")
-    if not isinstance(stride, (int, torch.SymInt)) or isinstance(stride, bool):
-        raise TypeError(f"stride: expected an integer, got {type(stride).__name__}")
-    if not 1 <= stride <= MAX_STRIDE:
-        raise ValueError(f"stride: expected 1 to {MAX_STRIDE}, got {stride}")
+    check_like("kernels", kernels, "x", x)
+    check_integer("stride", stride, 1, MAX_STRIDE)
 
 
-def _check_slope(grad: Tensor, x: Tensor, stride: int, other: Tensor) -> None:
+def _check_slope(grad: Tensor, x: Tensor, stride: int, name: str, other: Tensor) -> None:
     n, c, h, w = x.shape
-    expected = (n, c, -(-h // stride), -(-w // stride))
-    if tuple(grad.shape) != expected:
-        raise ValueError(f"grad: expected {expected}, got {tuple(grad.shape)}")
-    if grad.dtype != other.dtype or grad.device != other.device:
-        raise TypeError(
-            f"grad: expected {other.dtype} on {other.device}, got {grad.dtype} on {grad.device}"
-        )
+    check_shape("grad", grad, (n, c, -(-h // stride), -(-w // stride)))
+    check_like("grad", grad, name, other)
 
 
 # The three operators. Each writes one of x, kernels and out = blur_decimate(x, kernels) from the
@@ -135,74 +115,44 @@ def _fake_grad_kernels(grad, x, k, stride):
     return x.new_empty(x.shape[0], k, k)
 
 
-def _run_cpu(name: str, x: Tensor, kernels: Tensor, out: Tensor, stride: int) -> None:
-    getattr(_ext.require(), f"blur_decimate{name}_cpu")(
-        x.data_ptr(),
-        kernels.data_ptr(),
-        out.data_ptr(),
-        x.shape,
-        x.stride(),
-        out.stride(),
-        kernels.shape[2],
-        stride,
-        _ext.DTYPES[x.dtype],
-        torch.get_num_threads(),
+def _run(name: str, x: Tensor, kernels: Tensor, out: Tensor, stride: int) -> None:
+    n, c, h, w = x.shape
+    launch(
+        name,
+        x.device,
+        **{"x": x, "kernels": kernels, "out": out, "n": n, "c": c, "h": h, "w": w},
+        **{"k": kernels.shape[2], "stride": stride, "padding": _ext.PADDINGS["reflect"]},
+        **{"x_stride": x.stride(), "out_stride": out.stride(), "dtype": _ext.DTYPES[x.dtype]},
     )
 
 
-def _run_cuda(name: str, x: Tensor, kernels: Tensor, out: Tensor, stride: int) -> None:
-    native = _ext.require("cuda")
-    k, dtype = kernels.shape[2], _ext.DTYPES[x.dtype]
-    with torch.cuda.device(x.device):
-        workspace = None  # freed after the launch, and reused only by later work of this stream
-        if name:
-            size = getattr(native, f"blur_decimate{name}_workspace")(x.shape, k, stride, dtype)
-            workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
-        getattr(native, f"blur_decimate{name}_cuda")(
-            x.data_ptr(),
-            kernels.data_ptr(),
-            out.data_ptr(),
-            x.shape,
-            x.stride(),
-            out.stride(),
-            k,
-            stride,
-            dtype,
-            0 if workspace is None else workspace.data_ptr(),
-            torch.cuda.current_stream(x.device).cuda_stream,
-        )
+@torch.library.register_kernel("pysr::blur_decimate", DEVICES)
+def _forward(x, kernels, stride):
+    check_arguments(x, kernels, stride)
+    kernels = kernels.contiguous()
+    n, c, h, w = x.shape
+    out = x.new_empty((n, c, -(-h // stride), -(-w // stride)))
+    _run("blur_decimate", x, kernels, out, stride)
+    return out
 
 
-def _register(run, device_type: str) -> None:
-    @torch.library.register_kernel("pysr::blur_decimate", device_type)
-    def forward(x, kernels, stride):
-        check_arguments(x, kernels, stride)
-        kernels = kernels.contiguous()
-        n, c, h, w = x.shape
-        out = x.new_empty((n, c, -(-h // stride), -(-w // stride)))
-        run("", x, kernels, out, stride)
-        return out
-
-    @torch.library.register_kernel("pysr::blur_decimate_grad_x", device_type)
-    def grad_x(grad, kernels, height, width, stride):
-        kernels = kernels.contiguous()
-        x = grad.new_empty((grad.shape[0], grad.shape[1], height, width))
-        check_arguments(x, kernels, stride)
-        _check_slope(grad, x, stride, kernels)
-        run("_grad_x", x, kernels, grad, stride)
-        return x
-
-    @torch.library.register_kernel("pysr::blur_decimate_grad_kernels", device_type)
-    def grad_kernels(grad, x, k, stride):
-        kernels = x.new_empty((x.shape[0], k, k))
-        check_arguments(x, kernels, stride)
-        _check_slope(grad, x, stride, x)
-        run("_grad_kernels", x, kernels, grad, stride)
-        return kernels
+@torch.library.register_kernel("pysr::blur_decimate_grad_x", DEVICES)
+def _grad_x(grad, kernels, height, width, stride):
+    kernels = kernels.contiguous()
+    x = grad.new_empty((grad.shape[0], grad.shape[1], height, width))
+    check_arguments(x, kernels, stride)
+    _check_slope(grad, x, stride, "kernels", kernels)
+    _run("blur_decimate_grad_x", x, kernels, grad, stride)
+    return x
 
 
-_register(_run_cpu, "cpu")
-_register(_run_cuda, "cuda")
+@torch.library.register_kernel("pysr::blur_decimate_grad_kernels", DEVICES)
+def _grad_kernels(grad, x, k, stride):
+    kernels = x.new_empty((x.shape[0], k, k))
+    check_arguments(x, kernels, stride)
+    _check_slope(grad, x, stride, "x", x)
+    _run("blur_decimate_grad_kernels", x, kernels, grad, stride)
+    return kernels
 
 
 def _save(ctx, inputs, output):

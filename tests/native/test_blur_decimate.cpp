@@ -2,17 +2,16 @@
 // under the emulator, against the definition written out in double. Exits non-zero on a
 // disagreement.
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <stdexcept>
-#include <type_traits>
+#include <string>
 #include <vector>
 
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "ops/blur_decimate.h"
+#include "reference.h"
 
 using namespace pysr;
 
@@ -33,36 +32,10 @@ const Case kCases[] = {
     {1, 1, 9, 11, 64, 8, false}, {1, 1, 66, 9, 5, 2, false},  {1, 1, 7, 130, 4, 1, false},
 };
 
-void fail(const Case& c, const char* what, double got, double expected) {
-  std::printf("n=%d c=%d h=%d w=%d k=%d stride=%d: %s: got %.9g, expected %.9g\n", int(c.n),
-              int(c.c), int(c.h), int(c.w), int(c.k), int(c.stride), what, got, expected);
-  std::exit(1);
-}
-
-template <class S>
-std::vector<S> random_values(size_t count, std::mt19937& random) {
-  std::uniform_real_distribution<double> uniform(-1, 1);
-  std::vector<S> values(count);
-  for (S& value : values) value = Narrow<S>::from(static_cast<Accumulator<S>>(uniform(random)));
-  return values;
-}
-
-void strides_of(int64_t c, int64_t h, int64_t w, bool channels_last, int64_t (&stride)[4]) {
-  stride[0] = c * h * w;
-  stride[1] = channels_last ? 1 : h * w;
-  stride[2] = channels_last ? w * c : w;
-  stride[3] = channels_last ? c : 1;
-}
-
-int64_t at(const int64_t (&stride)[4], int64_t n, int64_t c, int64_t y, int64_t x) {
-  return n * stride[0] + c * stride[1] + y * stride[2] + x * stride[3];
-}
-
-// The mirror walked step by step, unlike the arithmetic under test.
-int64_t walked(int64_t i, int64_t length) {
-  if (length == 1) return 0;
-  while (i < 0 || i >= length) i = i < 0 ? -i : 2 * (length - 1) - i;
-  return i;
+std::string described(const Case& c) {
+  return "n=" + std::to_string(c.n) + " c=" + std::to_string(c.c) + " h=" + std::to_string(c.h) +
+         " w=" + std::to_string(c.w) + " k=" + std::to_string(c.k) +
+         " stride=" + std::to_string(c.stride);
 }
 
 void test_index() {
@@ -99,42 +72,16 @@ void test_parallel() {
   }
 }
 
-template <class S>
-void compare(const Case& c, const char* what, const std::vector<S>& got,
-             const std::vector<double>& expected, const std::vector<double>& magnitude) {
-  // Rounding of the sum and of the stored result, relative to the sum of absolute products.
-  const double sum_unit = sizeof(Accumulator<S>) == 8 ? 0x1p-52 : 0x1p-23;
-  constexpr bool is_bfloat16 = std::is_same<S, BFloat16>::value;
-  constexpr bool is_float16 = std::is_same<S, Float16>::value;
-  const double unit = is_bfloat16 ? 0x1p-8 : is_float16 ? 0x1p-11 : 0;
-  const double subnormal = is_float16 ? 0x1p-25 : 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double bound = 32 * sum_unit * magnitude[i] + unit * std::abs(expected[i]) + subnormal;
-    const double value = widen(got[i]);
-    if (!(std::abs(value - expected[i]) <= bound)) fail(c, what, value, expected[i]);
-  }
-}
-
 struct Launchers {
   void (*forward)(const BlurDecimateParams&);
   void (*grad_x)(const BlurDecimateParams&);
   void (*grad_kernels)(const BlurDecimateParams&);
 };
 
-template <int (*Run)(const BlurDecimateParams&, CUstream_st*),
-          int64_t (*Bytes)(const BlurDecimateParams&)>
-void emulated(const BlurDecimateParams& p) {
-  BlurDecimateParams with = p;
-  std::vector<unsigned char> workspace(Bytes(p), 0xff);
-  with.workspace = workspace.data();
-  if (Run(with, nullptr) != 0) std::exit(6);
-}
-int64_t no_workspace(const BlurDecimateParams&) { return 0; }
-
 const Launchers kCpu{blur_decimate_cpu, blur_decimate_grad_x_cpu, blur_decimate_grad_kernels_cpu};
-const Launchers kCuda{emulated<blur_decimate_cuda, no_workspace>,
-                      emulated<blur_decimate_grad_x_cuda, blur_decimate_grad_x_workspace>,
-                      emulated<blur_decimate_grad_kernels_cuda,
+const Launchers kCuda{emulated<BlurDecimateParams, blur_decimate_cuda, blur_decimate_workspace>,
+                      emulated<BlurDecimateParams, blur_decimate_grad_x_cuda, blur_decimate_grad_x_workspace>,
+                      emulated<BlurDecimateParams, blur_decimate_grad_kernels_cuda,
                                blur_decimate_grad_kernels_workspace>};
 
 template <class S>
@@ -177,13 +124,13 @@ void test(const Case& c, DType dtype, const Launchers& launch) {
   BlurDecimateParams run = p;
   run.x = x.data(), run.kernels = kernels.data(), run.out = out.data();
   launch.forward(run);
-  compare(c, "output", out, e_out, m_out);
+  compare(described(c) + ": output", out, e_out, m_out);
   run.x = x_grad.data(), run.out = g.data();
   launch.grad_x(run);
-  compare(c, "gradient by x", x_grad, e_x, m_x);
+  compare(described(c) + ": gradient by x", x_grad, e_x, m_x);
   run.x = x.data(), run.kernels = kernel_grad.data();
   launch.grad_kernels(run);
-  compare(c, "gradient by the kernels", kernel_grad, e_k, m_k);
+  compare(described(c) + ": gradient by the kernels", kernel_grad, e_k, m_k);
 }
 
 }  // namespace

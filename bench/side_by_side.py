@@ -1,0 +1,70 @@
+"""An operator beside what a user would pick today, timed by turns in one run.
+
+Other load on the machine then falls on all of them alike, and the ratio of the medians means
+something even where the times do not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from limits import copy_bandwidth, flops, read_bandwidth, synchronise
+
+SLOW = 2.0  # seconds; what takes longer is timed once
+
+
+def side_by_side(
+    benchmark,
+    title: str,
+    ours: Callable[[], object],
+    peers: dict[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    operations: int = 0,
+    read: int = 0,
+    moved: int = 0,
+    rounds: int = 7,
+) -> None:
+    """Time ours with pytest-benchmark and every peer before each of its rounds; print the ratios.
+
+    What the work cannot do without, of which the share of the machine's measured limit is printed:
+    operations counts floating point operations, read and moved count bytes, read alone or read and
+    written.
+    """
+    times: dict[str, list[float]] = {name: [] for name in peers}
+
+    def call_peers():
+        for name, peer in peers.items():
+            if times[name] and times[name][0] > SLOW:
+                continue
+            synchronise(device)
+            start = time.perf_counter()
+            peer()
+            synchronise(device)
+            times[name].append(time.perf_counter() - start)
+
+    def work():
+        ours()
+        synchronise(device)
+
+    benchmark.group = title
+    benchmark.pedantic(work, setup=call_peers, rounds=rounds, warmup_rounds=1)
+    mine = benchmark.stats.stats.median
+    shares = {
+        "of the matrix product's rate": operations / mine / flops(device) if operations else 0,
+        "of the read bandwidth": read / mine / read_bandwidth(device) if read else 0,
+        "of the copy bandwidth": moved / mine / copy_bandwidth(device) if moved else 0,
+    }
+    ratios = {}
+    print(f"\n{title}, {device.type}: {mine * 1e3:.2f} ms")
+    for name, share in shares.items():
+        if share:
+            print(f"    {share:7.0%} {name}")
+    for name, taken in times.items():
+        # The first call also pays for what is set up once.
+        ratios[name] = median(taken[1:] or taken) / mine
+        print(f"    {ratios[name]:7.2f} times faster than {name}")
+    benchmark.extra_info.update(ratios=ratios, shares={k: v for k, v in shares.items() if v})

@@ -3,7 +3,7 @@
     python bench/quality.py --data DIR [--model dan-lite-x2] [--limit N] [--json FILE]
 
 Every picture of DIR is degraded by three of gaussian8's blurs and restored by both, from the same
-weights. Only pictures of more than about 28000 LR pixels are estimated on crops; smaller ones are
+weights. Only pictures of more than about 51000 LR pixels are estimated on crops; smaller ones are
 restored by the published loop anyway and are left out.
 """
 

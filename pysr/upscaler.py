@@ -30,8 +30,8 @@ from pysr.nets import load_model
 
 DEFAULT_MODEL = "dan-lite-x4"
 
-ESTIMATE_CROP = 96  # side of the crops that a kernel is estimated on
-ESTIMATE_CROPS = 3
+ESTIMATE_CROP = 160  # side of the crops that a kernel is estimated on: few large beat many small
+ESTIMATE_CROPS = 2
 TILE = 768
 GATE_CROP = 96  # side of the crops that stand for a tiled picture in channel attention
 GATE_CROPS = 8  # along each axis
@@ -224,8 +224,9 @@ class Upscaler:
 def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
     """The crops of (1, 3, H, W) that say most about its blur: rows, columns and (1, 3, h, w) each.
 
-    A picture with no more pixels than all crops together is taken whole. Else the crops are the
-    squares of a grid with the largest gradient energy: blur shows where there is detail.
+    A picture with no more pixels than all crops together is taken whole. Else every crop is a
+    square where the gradient energy that the ones before it leave uncovered is largest: blur shows
+    where there is detail.
     """
     h, w = lr.shape[-2:]
     side = ESTIMATE_CROP
@@ -235,12 +236,15 @@ def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
     energy = torch.zeros_like(grey)
     energy[:, 1:] += (grey[:, 1:] - grey[:, :-1]) ** 2
     energy[:, :, 1:] += (grey[:, :, 1:] - grey[:, :, :-1]) ** 2
-    squares = torch.nn.functional.avg_pool2d(energy[None], side)[0, 0]
-    best = squares.flatten().topk(min(ESTIMATE_CROPS, squares.numel())).indices.tolist()
-    corners = [
-        (side * (i // squares.shape[1]), side * (i % squares.shape[1])) for i in sorted(best)
-    ]
-    return [_crop(lr, slice(y, y + side), slice(x, x + side)) for y, x in corners]
+    cell = side // 4  # the squares are placed on a grid this fine
+    cells = torch.nn.functional.avg_pool2d(energy[None], cell)
+    crops = []
+    for _ in range(ESTIMATE_CROPS):
+        squares = torch.nn.functional.avg_pool2d(cells, 4, stride=1)[0, 0]
+        y, x = divmod(int(squares.argmax()), squares.shape[1])
+        cells[..., y : y + 4, x : x + 4] = 0
+        crops.append(_crop(lr, *(slice(cell * i, cell * i + side) for i in (y, x))))
+    return crops
 
 
 def _crop(lr: Tensor, rows: slice, columns: slice) -> tuple[slice, slice, Tensor]:

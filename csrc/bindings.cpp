@@ -4,11 +4,13 @@
 // arrive as addresses, sizes and strides, so that this module depends on no version of torch. What
 // they mean together is checked by pysr/ops. The GIL is released while an operator runs.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "common/dtype.h"
 #include "common/isa.h"
@@ -120,7 +122,13 @@ PYBIND11_MODULE(_C, m) {
       py::arg("zeros") = static_cast<int>(pysr::Padding::zeros),
       py::arg("none") = static_cast<int>(pysr::Padding::none));
   m.def("isa", [] { return pysr::name(pysr::isa()); });
-  m.def("supported_isa", [] { return pysr::name(pysr::supported_isa()); });
+  m.def("isas", [] {
+    std::vector<std::string> usable;
+    for (int each = static_cast<int>(pysr::supported_isa()); each >= 0; --each) {
+      usable.push_back(pysr::name(static_cast<pysr::Isa>(each)));
+    }
+    return usable;
+  });
 #ifdef PYSR_WITH_CUDA
   m.attr("cuda_version") = CUDART_VERSION;
   m.attr("cuda_architectures") = PYSR_CUDA_ARCHITECTURES;

@@ -46,7 +46,7 @@ class Report:
         cuda: version of the CUDA runtime that the kernels were compiled with, None without them.
         cuda_architectures: GPU architectures compiled for.
         isa: CPU instruction set in use (baseline, avx2 or avx512; PYSR_ISA lowers it).
-        supported_isa: the best that this processor offers.
+        isas: those that this processor can run, best first.
         threads: threads that the CPU kernels use, those of torch.
     """
 
@@ -55,13 +55,13 @@ class Report:
     cuda: str | None
     cuda_architectures: tuple[str, ...]
     isa: str | None
-    supported_isa: str | None
+    isas: tuple[str, ...]
     threads: int
 
 
 def report() -> Report:
     if _C is None:
-        return Report(False, _REASON, None, (), None, None, torch.get_num_threads())
+        return Report(False, _REASON, None, (), None, (), torch.get_num_threads())
     cuda = _C.cuda_version
     return Report(
         built=True,
@@ -69,7 +69,7 @@ def report() -> Report:
         cuda=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
         cuda_architectures=tuple(_C.cuda_architectures.split()),
         isa=_C.isa(),
-        supported_isa=_C.supported_isa(),
+        isas=tuple(_C.isas()),
         threads=torch.get_num_threads(),
     )
 

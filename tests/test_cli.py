@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ from PIL import Image
 from skimage import data as photographs
 
 import pysr
-from pysr import blur, pictures
+from pysr import _ext, blur, ops, pictures
 from pysr.cli import COMMANDS, main
 
 
@@ -149,8 +150,11 @@ def test_models_and_their_cards(capsys):
 def test_doctor_finds_everything_in_order(capsys):
     assert run("doctor") == 0
     out = capsys.readouterr().out
-    for expected in ("torch", "blur_decimate", "dan-lite-x4", "engines"):
+    for expected in ("torch", "dan-lite-x4", "engines"):
         assert expected in out
+    isas = ", ".join(_ext.report().isas)
+    for operator in ops.__all__:
+        assert re.search(rf"operator {operator} +cpu \({isas}\)", out)
 
 
 @pytest.mark.parametrize(

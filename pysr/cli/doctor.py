@@ -26,17 +26,17 @@ def run(options: argparse.Namespace) -> int:
     ]
     kernels = _ext.report()
     if kernels.built:
-        cuda = "none compiled in"
-        if kernels.cuda:
-            cuda = f"CUDA {kernels.cuda} for {', '.join(kernels.cuda_architectures)}"
-        lines.append(("CPU kernels", f"{kernels.isa} of {kernels.supported_isa}"))
-        lines.append(("CUDA kernels", cuda))
+        lines.append(("kernels", f"CPU: {kernels.isa}; CUDA: {_cuda(kernels)}"))
     else:
         lines.append(("kernels", f"missing, plain torch is used instead ({kernels.reason})"))
+    usable = {"cpu": kernels.isas, "cuda": kernels.cuda_architectures}
     for name in ops.__all__:
-        devices = sorted(_ext.DEVICES) or ["plain torch"]
-        usable = [d for d in devices if d != "cuda" or torch.cuda.is_available()]
-        lines.append((f"operator {name}", ", ".join(usable)))
+        devices = [
+            f"{device} ({', '.join(usable[device])})"
+            for device in sorted(_ext.DEVICES)
+            if device != "cuda" or torch.cuda.is_available()
+        ]
+        lines.append((f"operator {name}", ", ".join(devices) or "plain torch"))
     lines.append(
         ("engines", f"{', '.join(engines.ENGINES)}; auto takes torch, the only one so far")
     )
@@ -52,6 +52,12 @@ def run(options: argparse.Namespace) -> int:
     for name, value in lines:
         print(f"{name:<{width}}  {value}")
     return 2 if broken else 0
+
+
+def _cuda(kernels: _ext.Report) -> str:
+    if kernels.cuda is None:
+        return "none compiled in"
+    return f"{kernels.cuda} for {', '.join(kernels.cuda_architectures)}"
 
 
 def _gpu() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+
+from pysr.files import written_whole
 
 # About 10000 x 10000; a file that claims more is an accident or an attack (a decompression bomb).
 MAX_PIXELS = 100_000_000
@@ -80,7 +81,8 @@ def read(path: str | Path) -> Picture:
     except PictureError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise PictureError(f"{path}: not a readable picture ({_one_line(error)})") from None
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise PictureError(f"{path}: not a readable picture ({reason})") from None
 
 
 def _decode(path: Path, image: Image.Image) -> Picture:
@@ -153,7 +155,10 @@ def check_writable(path: str | Path, picture: Picture | None = None) -> Path:
 
 
 def write(path: str | Path, picture: Picture) -> None:
-    """Write a picture, whole or not at all. Raises PictureError as `check_writable`."""
+    """Write a picture, whole or not at all.
+
+    Raises PictureError as `check_writable`, OSError when the file system refuses.
+    """
     path = check_writable(path, picture)
     with written_whole(path) as beside:
         if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
@@ -179,31 +184,6 @@ def _write_sixteen_bit(path: Path, picture: Picture) -> None:
     if not done:
         raise PictureError(f"{path}: could not be encoded as a 16-bit PNG")
     path.write_bytes(data.tobytes())
-
-
-@contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to it on success, removed on failure.
-
-    Raises PictureError, naming `path`, when the file system refuses.
-    """
-    path = Path(path)
-    try:
-        handle, beside = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be written ({_one_line(error)})") from None
-    beside = Path(beside)
-    try:
-        yield beside
-        mask = os.umask(0)
-        os.umask(mask)
-        beside.chmod(0o666 & ~mask)  # mkstemp makes private files; a result is an ordinary one
-        os.replace(beside, path)
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be written ({_one_line(error)})") from None
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def listing(folder: str | Path) -> list[Path]:
@@ -238,7 +218,3 @@ def _quiet_opencv() -> Iterator[None]:
         yield
     finally:
         log.setLogLevel(level)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -76,7 +76,7 @@ def load(
         model: a shipped model (`pysr models` lists them) or a path to a weights file, see
             `pysr.nets.load_model`.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
-        engine: "auto" or "torch".
+        engine: "auto", "torch" or "onnx".
     Raises:
         pysr.nets.ModelError: for a model that is unknown, missing or damaged.
         ValueError: for a device that is not there or an unknown engine.
@@ -160,7 +160,10 @@ class Upscaler:
     def _estimate(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
         # The loop's last picture is made with the kernel of the iteration before (Figure 1).
         iterations = max(self.model.config.iterations - 1, 1)
-        codes = self.engine.estimate(torch.cat([crop for _, _, crop in crops]), iterations)
+        lr = torch.cat([crop for _, _, crop in crops])
+        codes = self.model.init_ker_map.expand(len(lr), -1)
+        for _ in range(iterations):
+            codes = self.engine.estimate(lr, self.engine.restore(lr, codes))
         code = codes.mean(0, keepdim=True)
         kernel = self.model.decode(code)[0].cpu()
         confidence = math.nan

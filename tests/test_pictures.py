@@ -1,5 +1,4 @@
 import io
-import os
 import struct
 import zlib
 
@@ -157,16 +156,6 @@ def test_outputs_that_would_lose_something_are_refused(tmp_path):
     with pytest.raises(PictureError, match="no folder"):
         pictures.write(tmp_path / "none" / "a.png", Picture(noise(4, 4, 3)))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path):
-    target = tmp_path / "a.txt"
-    target.write_text("before")
-    with pytest.raises(RuntimeError), pictures.written_whole(target) as beside:
-        beside.write_text("half")
-        raise RuntimeError("power cut")
-    assert target.read_text() == "before"
-    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_written_files_have_ordinary_permissions(tmp_path):

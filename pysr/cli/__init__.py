@@ -21,6 +21,7 @@ COMMANDS = {
     "degrade": "make a low-resolution picture from a clean one",
     "train": "train a model from a recipe",
     "evaluate": "measure models under a published protocol",
+    "export": "write a model as ONNX graphs, for other runtimes",
     "models": "list the models that come with pysr",
     "doctor": "what pysr can use on this machine",
 }

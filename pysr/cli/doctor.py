@@ -37,9 +37,7 @@ def run(options: argparse.Namespace) -> int:
             if device != "cuda" or torch.cuda.is_available()
         ]
         lines.append((f"operator {name}", ", ".join(devices) or "plain torch"))
-    lines.append(
-        ("engines", f"{', '.join(engines.ENGINES)}; auto takes torch, the only one so far")
-    )
+    lines.append(("engines", f"{', '.join(engines.ENGINES)}; auto takes torch"))
     broken = not kernels.built
     for name in SHIPPED:
         try:

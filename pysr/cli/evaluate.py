@@ -7,8 +7,8 @@ import argparse
 from rich.console import Console
 from rich.progress import Progress
 
-from pysr import pictures
 from pysr.evaluate import PROTOCOLS, evaluate
+from pysr.files import written_whole
 from pysr.nets import SHIPPED
 
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if options.json:
-        with pictures.written_whole(options.json) as beside:
+        with written_whole(options.json) as beside:
             beside.write_text(report.to_json() + "\n")
     Console().print(report.table())
     return 0

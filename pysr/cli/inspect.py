@@ -8,6 +8,7 @@ import math
 
 from pysr import inspection, pictures
 from pysr.cli.options import add_model_arguments, upscaler
+from pysr.files import written_whole
 from pysr.page import inspection_page
 
 
@@ -24,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     pixels = pictures.read(options.input).pixels
     found = inspection.inspect(upscaler(options), pixels)
     if options.html:
-        with pictures.written_whole(options.html) as beside:
+        with written_whole(options.html) as beside:
             beside.write_text(inspection_page(options.input, pixels, found))
     if options.json:
         print(json.dumps(_as_json(found)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pysr import pictures
+from pysr.files import written_whole
 from pysr.nets import save_model
 from pysr.train.dan import train_dan
 from pysr.train.recipe import read_recipe
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     model = train_dan(recipe.model, recipe.data, recipe.degradation, training, out, device)
     if int(os.environ.get("RANK", 0)) == 0:
         target = out / "model.safetensors"
-        with pictures.written_whole(target) as beside:
+        with written_whole(target) as beside:
             save_model(model, beside)
         print(f"wrote {target}")
     return 0

@@ -22,8 +22,8 @@ class TorchEngine:
         return self.model.Restorer(self._placed(lr), code, gates)
 
     @torch.inference_mode()
-    def estimate(self, lr: Tensor, iterations: int | None = None) -> Tensor:
-        return self.model(self._placed(lr), iterations=iterations).code
+    def estimate(self, lr: Tensor, sr: Tensor) -> Tensor:
+        return self.model.Estimator(self._placed(sr), self._placed(lr))
 
     @torch.inference_mode()
     def gates(self, crops: Tensor, code: Tensor, margin: tuple[int, int]) -> list[Tensor]:

@@ -126,11 +126,12 @@ def border_cases(code: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, in
 
 def conv_with_border_cases(f: Tensor, weight: Tensor, cases: Tensor) -> Tensor:
     """Zero-padded 3x3 convolution of f (N, C, H, W), plus what `border_cases` returned."""
-    rows, columns = (_bands(n) for n in f.shape[-2:])
     if torch.is_grad_enabled():
-        # One product with 0/1 matrices: autograd copies the whole image for every slice written.
-        rows, columns = (_membership(bands).to(f) for bands in (rows, columns))
+        # One product with 0/1 matrices: autograd copies the whole image for every slice written,
+        # and an exported graph takes any size.
+        rows, columns = (_membership(n).to(f) for n in f.shape[-2:])
         return F.conv2d(f, weight, padding=1) + rows @ cases @ columns.T
+    rows, columns = (_bands(n) for n in f.shape[-2:])
     # With one code for the whole batch the inner case is the convolution's own bias.
     inner = cases[:, :, len(rows) // 2, len(columns) // 2]
     shared = len(cases) == 1
@@ -150,11 +151,11 @@ def _bands(length: int) -> list[slice]:
     return [slice(0, 1), slice(1, length - 1), slice(length - 1, length)]
 
 
-def _membership(bands: list[slice]) -> Tensor:
-    member = torch.zeros(bands[-1].stop, len(bands))
-    for i, band in enumerate(bands):
-        member[band, i] = 1
-    return member
+def _membership(length: int) -> Tensor:
+    """(length, min(length, 3)): 1 where a row or column belongs to a case, else 0."""
+    index, cases = torch.arange(length), min(length, 3)
+    case = ((index > 0).long() + (index == length - 1).long()).clamp(max=cases - 1)
+    return F.one_hot(case, cases)
 
 
 class BicubicUpsample(nn.Module):

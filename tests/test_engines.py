@@ -1,0 +1,90 @@
+"""Every engine gives what torch gives."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as photographs
+
+import pysr
+from pysr.engines import ENGINES, ExportError, export_onnx, onnx_export
+from pysr.nets import DAN, DANConfig, load_model
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", params=[name for name in ENGINES if name != "torch"])
+def pair(request, cache):
+    """The same model under torch and under another engine."""
+    return [
+        pysr.load("dan-lite-x2", device="cpu", engine=name) for name in ("torch", request.param)
+    ]
+
+
+def picture(h, w):
+    return photographs.astronaut()[100 : 100 + h, 200 : 200 + w]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 30), (3, 3), (37, 52)])
+def test_pictures_agree(pair, size):
+    expected, got = (upscaler(picture(*size)) for upscaler in pair)
+    assert np.abs(got.image.astype(int) - expected.image).max() <= 1
+    np.testing.assert_allclose(got.kernel, expected.kernel, atol=1e-4)
+
+
+def test_batches_agree(pair):
+    lr = torch.rand(3, 3, 20, 24)
+    expected, got = (upscaler(lr).image for upscaler in pair)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+
+
+def test_tiles_agree(pair):
+    kernel = pysr.blur.isotropic(1.0, 21).numpy()
+    expected, got = (upscaler(picture(90, 130), kernel, tile=64).image for upscaler in pair)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_a_model_is_exported_once(cache, monkeypatch):
+    pysr.load("dan-lite-x2", device="cpu", engine="onnx")
+    monkeypatch.setattr(onnx_export.torch.onnx, "export", None)
+    pysr.load("dan-lite-x2", device="cpu", engine="onnx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "new"
+    torch.manual_seed(0)
+    config = DANConfig(scale=3, features=32, blocks=2, estimator_features=16, estimator_blocks=1)
+    export_onnx(DAN(config, torch.rand(441, 10)), folder)
+    return folder
+
+
+def test_the_published_network_exports(folder):
+    """With its upscaling at full width and without the shipped models' skip connection."""
+    about = json.loads((folder / "dan.json").read_text())
+    assert (about["scale"], len(about["first_code"])) == (3, 10)
+    assert np.load(folder / "encoder.npy").shape == (441, 10)
+    session = onnxruntime.InferenceSession(folder / "restorer.onnx")
+    lr, code = np.random.rand(2, 3, 11, 7).astype("f"), np.zeros((2, 10), "f")
+    assert session.run(None, {"lr": lr, "code": code})[0].shape == (2, 3, 33, 21)
+
+
+def test_a_graph_that_disagrees_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="restorer.onnx differs from torch by"):
+        export_onnx(load_model("dan-lite-x2"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_onnx_runtime_does_not_serve(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["SomeProvider"])
+    with pytest.raises(ValueError, match="no CPUExecutionProvider.*it has SomeProvider"):
+        pysr.load("dan-lite-x2", device="cpu", engine="onnx")

@@ -17,7 +17,7 @@ test: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m pytest bench -s -o python_files='bench_*.py' --benchmark-columns=median,iqr,rounds
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
 from limits import copy_bandwidth, flops, read_bandwidth, synchronise
 
 SLOW = 2.0  # seconds; what takes longer is timed once
+RECORDS: list[dict] = []  # what was measured in this run, for conftest to write
 
 
 def side_by_side(
@@ -67,4 +69,13 @@ def side_by_side(
         # The first call also pays for what is set up once.
         ratios[name] = median(taken[1:] or taken) / mine
         print(f"    {ratios[name]:7.2f} times faster than {name}")
-    benchmark.extra_info.update(ratios=ratios, shares={k: v for k, v in shares.items() if v})
+    RECORDS.append(
+        {
+            "file": Path(benchmark.fullname.split("::")[0]).stem,
+            "device": device.type,
+            "title": title,
+            "milliseconds": round(mine * 1e3, 3),
+            "times_faster_than": {name: round(ratio, 2) for name, ratio in ratios.items()},
+            "share": {name: round(share, 3) for name, share in shares.items() if share},
+        }
+    )

@@ -1,4 +1,4 @@
-// The inner loops of blur_decimate, compiled once per instruction set from blur_decimate_tile.cpp;
+// The inner loops of blur, compiled once per instruction set from blur_tile.cpp;
 // only plain structs cross over, as rows_tile.h explains.
 #pragma once
 
@@ -38,7 +38,7 @@ struct TapSums {
 };
 
 template <class T>
-struct BlurDecimateTile {
+struct BlurTile {
   int rows;  // correlate works on blocks of this many rows
   int zero_rows;
   void (*correlate)(const Correlation<T>&);
@@ -47,15 +47,15 @@ struct BlurDecimateTile {
 
 namespace baseline {
 template <class T>
-BlurDecimateTile<T> blur_decimate_tile();
+BlurTile<T> blur_tile();
 }
 namespace avx2 {
 template <class T>
-BlurDecimateTile<T> blur_decimate_tile();
+BlurTile<T> blur_tile();
 }
 namespace avx512 {
 template <class T>
-BlurDecimateTile<T> blur_decimate_tile();
+BlurTile<T> blur_tile();
 }
 
 }  // namespace pysr

@@ -10,7 +10,7 @@
 
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "ops/blur_decimate.h"
+#include "ops/blur.h"
 #include "reference.h"
 
 using namespace pysr;
@@ -73,21 +73,21 @@ void test_parallel() {
 }
 
 struct Launchers {
-  void (*forward)(const BlurDecimateParams&);
-  void (*grad_x)(const BlurDecimateParams&);
-  void (*grad_kernels)(const BlurDecimateParams&);
+  void (*forward)(const BlurParams&);
+  void (*grad_x)(const BlurParams&);
+  void (*grad_kernels)(const BlurParams&);
 };
 
-const Launchers kCpu{blur_decimate_cpu, blur_decimate_grad_x_cpu, blur_decimate_grad_kernels_cpu};
-const Launchers kCuda{emulated<BlurDecimateParams, blur_decimate_cuda, blur_decimate_workspace>,
-                      emulated<BlurDecimateParams, blur_decimate_grad_x_cuda, blur_decimate_grad_x_workspace>,
-                      emulated<BlurDecimateParams, blur_decimate_grad_kernels_cuda,
-                               blur_decimate_grad_kernels_workspace>};
+const Launchers kCpu{blur_cpu, blur_grad_x_cpu, blur_grad_kernels_cpu};
+const Launchers kCuda{emulated<BlurParams, blur_cuda, blur_workspace>,
+                      emulated<BlurParams, blur_grad_x_cuda, blur_grad_x_workspace>,
+                      emulated<BlurParams, blur_grad_kernels_cuda,
+                               blur_grad_kernels_workspace>};
 
 template <class S>
 void test(const Case& c, DType dtype, const Launchers& launch) {
   std::mt19937 random(static_cast<unsigned>(c.h * 100 + c.w));
-  BlurDecimateParams p{};
+  BlurParams p{};
   p.n = c.n, p.c = c.c, p.h = c.h, p.w = c.w, p.k = c.k, p.stride = c.stride;
   p.dtype = dtype;
   p.threads = 3;
@@ -121,7 +121,7 @@ void test(const Case& c, DType dtype, const Launchers& launch) {
               e_k[t] += pixel * slope, m_k[t] += std::abs(pixel * slope);
             }
 
-  BlurDecimateParams run = p;
+  BlurParams run = p;
   run.x = x.data(), run.kernels = kernels.data(), run.out = out.data();
   launch.forward(run);
   compare(described(c) + ": output", out, e_out, m_out);
@@ -146,9 +146,9 @@ int main(int count, char** arguments) {
     });
   }
   try {
-    blur_decimate_cpu(BlurDecimateParams{});
+    blur_cpu(BlurParams{});
     return 7;
   } catch (const std::invalid_argument&) {
   }
-  std::printf("blur_decimate: %s: ok\n", cuda ? "cuda, emulated" : name(isa()));
+  std::printf("blur: %s: ok\n", cuda ? "cuda, emulated" : name(isa()));
 }

@@ -1,4 +1,4 @@
-// Borders, types and threads of blur_decimate; the arithmetic is in blur_decimate_tile.cpp.
+// Borders, types and threads of blur; the arithmetic is in blur_tile.cpp.
 //
 // Every plane is cut into bands of rows. A band is first copied into a padded buffer in the type
 // that sums are taken in, its columns sorted by their remainder modulo the stride, so that the
@@ -13,15 +13,15 @@
 #include "common/index.h"
 #include "common/isa.h"
 #include "common/parallel.h"
-#include "cpu/blur_decimate_tile.h"
+#include "cpu/blur_tile.h"
 #include "cpu/memory.h"
 #include "cpu/rows.h"
-#include "ops/blur_decimate.h"
+#include "ops/blur.h"
 
 namespace pysr {
 namespace {
 
-using Params = BlurDecimateParams;
+using Params = BlurParams;
 
 // A band's padded picture stays in the second-level cache, and its work is small enough for
 // pictures to fall into many bands; below kSerialProducts, waking a thread costs more than it
@@ -31,8 +31,8 @@ constexpr int64_t kBandProducts = 1 << 22;
 constexpr int64_t kSerialProducts = 1 << 18;
 
 template <class T>
-BlurDecimateTile<T> tile_kernels() {
-  PYSR_PICK_ISA(blur_decimate_tile<T>());
+BlurTile<T> tile_kernels() {
+  PYSR_PICK_ISA(blur_tile<T>());
 }
 
 template <class T>
@@ -40,7 +40,7 @@ struct Scratch {
   Buffer<T> line, padded, sums, slope, parts;
 };
 
-int64_t products(const Params& p) { return p.n * p.c * p.ho() * p.wo() * p.k * p.k; }
+int64_t products(const Params& p) { return p.planes() * p.ho() * p.wo() * p.k * p.k; }
 
 int thread_count(const Params& p) {
   return products(p) < kSerialProducts ? 1 : std::max(p.threads, 1);
@@ -58,25 +58,23 @@ void forward(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
   const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
-  std::vector<T> taps(p.n * p.k * p.k);
-  widen_row(static_cast<const S*>(p.kernels), 1, taps.data(), static_cast<int64_t>(taps.size()));
 
   const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), tile.rows);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo();
   const int64_t padded_rows = p.stride * (rows - 1) + p.k;
   std::vector<Scratch<T>> scratch(thread_count(p));
-  parallel_for(p.n * p.c * bands, thread_count(p), [&](int64_t item, int worker) {
+  parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(padder.line_length());
     T* const padded = scratch[worker].padded.get(padded_rows * padder.row_length());
     T* const sums = scratch[worker].sums.get(rows * padder.width());
     const int64_t plane = item / bands, top = item % bands * rows;
-    const int64_t sample = plane / p.c, count = std::min(rows, ho - top);
-    const S* x = static_cast<const S*>(p.x) + sample * p.x_stride[0] + plane % p.c * p.x_stride[1];
+    const int64_t count = std::min(rows, ho - top);
+    const S* x = static_cast<const S*>(p.x) + p.offset(p.x_stride, plane);
     padder.fill(x, p.stride * top, p.stride * (count - 1) + p.k, line, padded);
     Correlation<T> job{};
     job.in = padded;
     job.in_step = padder.row_length();
-    job.taps = taps.data() + sample * p.k * p.k;
+    job.taps = static_cast<const T*>(p.kernels) + p.kernel_of(plane) * p.k * p.k;
     job.tap_rows = job.tap_columns = static_cast<int>(p.k);
     job.offset = padder.offset();
     job.stride = static_cast<int>(p.stride);
@@ -105,8 +103,8 @@ void grad_x(const Params& p) {
   const int64_t width = round_up(ceil_div(p.padded_w(), s), rows_of.lanes);
   const int64_t slope_width = width + reach - 1;
 
-  // turned[n][row phase][column phase], each phase contiguous; start gives where it lies.
-  std::vector<T> turned(p.n * k * k);
+  // turned[kernel][row phase][column phase], each phase contiguous; start gives where it lies.
+  std::vector<T> turned(p.kernel_count() * k * k);
   std::vector<int64_t> start(phases * phases);
   int64_t next = 0;
   for (int64_t fu = 0; fu < phases; ++fu) {
@@ -115,14 +113,14 @@ void grad_x(const Params& p) {
       next += phase_count(k, fu, s) * phase_count(k, fv, s);
     }
   }
-  const S* kernels = static_cast<const S*>(p.kernels);
-  for (int64_t n = 0; n < p.n; ++n) {
+  const T* kernels = static_cast<const T*>(p.kernels);
+  for (int64_t n = 0; n < p.kernel_count(); ++n) {
     for (int64_t u = 0; u < k; ++u) {
       for (int64_t v = 0; v < k; ++v) {
         const int64_t fu = u % s, fv = v % s;
         const int64_t rows = phase_count(k, fu, s), columns = phase_count(k, fv, s);
         turned[n * k * k + start[fu * phases + fv] + (rows - 1 - u / s) * columns +
-               columns - 1 - v / s] = widen(kernels[(n * k + u) * k + v]);
+               columns - 1 - v / s] = kernels[(n * k + u) * k + v];
       }
     }
   }
@@ -133,15 +131,15 @@ void grad_x(const Params& p) {
   const int64_t run_rows = ceil_div(run, s) + 1;
   const int64_t band = 4 * run, bands = ceil_div(p.h, band);
   std::vector<Scratch<T>> scratch(thread_count(p));
-  parallel_for(p.n * p.c * bands, thread_count(p), [&](int64_t item, int worker) {
+  parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const slope = scratch[worker].slope.get((run_rows + reach) * slope_width);
     T* const parts = scratch[worker].parts.get(s * run_rows * width);
     T* const line = scratch[worker].line.get(s * width);
     T* const folded = scratch[worker].sums.get(band * p.w);
     const int64_t plane = item / bands, top = item % bands * band;
-    const int64_t sample = plane / p.c, count = std::min(band, p.h - top);
-    const S* g =
-        static_cast<const S*>(p.out) + sample * p.out_stride[0] + plane % p.c * p.out_stride[1];
+    const int64_t count = std::min(band, p.h - top);
+    const S* g = static_cast<const S*>(p.out) + p.offset(p.out_stride, plane);
+    const T* taps = turned.data() + p.kernel_of(plane) * k * k;
     std::fill_n(folded, count * p.w, T{0});
 
     const auto in_band = [&](int64_t r) {
@@ -168,7 +166,7 @@ void grad_x(const Params& p) {
           job.tap_columns = static_cast<int>(phase_count(k, fv, s));
           job.in = slope + (a - (tap_rows - 1) - low) * slope_width + reach - job.tap_columns;
           job.in_step = slope_width;
-          job.taps = turned.data() + sample * k * k + start[fu * phases + fv];
+          job.taps = taps + start[fu * phases + fv];
           job.offset = offset.data();
           job.stride = 1;
           job.out = parts + fv * width;
@@ -210,17 +208,16 @@ void grad_kernels(const Params& p) {
   const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), 16);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo(), kk = p.k * p.k;
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = padder.width();
-  std::vector<T> partial(p.n * p.c * bands * kk, T{0});
+  std::vector<T> partial(p.planes() * bands * kk, T{0});
   std::vector<Scratch<T>> scratch(thread_count(p));
-  parallel_for(p.n * p.c * bands, thread_count(p), [&](int64_t item, int worker) {
+  parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(padder.line_length());
     T* const padded = scratch[worker].padded.get(padded_rows * padder.row_length());
     T* const slope = scratch[worker].slope.get((rows + 2 * tile.zero_rows) * width);
     const int64_t plane = item / bands, top = item % bands * rows;
-    const int64_t sample = plane / p.c, count = std::min(rows, ho - top);
-    const S* x = static_cast<const S*>(p.x) + sample * p.x_stride[0] + plane % p.c * p.x_stride[1];
-    const S* g =
-        static_cast<const S*>(p.out) + sample * p.out_stride[0] + plane % p.c * p.out_stride[1];
+    const int64_t count = std::min(rows, ho - top);
+    const S* x = static_cast<const S*>(p.x) + p.offset(p.x_stride, plane);
+    const S* g = static_cast<const S*>(p.out) + p.offset(p.out_stride, plane);
     padder.fill(x, p.stride * top, p.stride * (count - 1) + p.k, line, padded);
     std::fill_n(slope, (count + 2 * tile.zero_rows) * width, T{0});
     T* first = slope + tile.zero_rows * width;
@@ -240,35 +237,37 @@ void grad_kernels(const Params& p) {
     job.width = static_cast<int>(width);
     tile.add_tap_sums(job);
   });
-  S* out = static_cast<S*>(p.kernels);
-  for (int64_t n = 0; n < p.n; ++n) {
-    for (int64_t tap = 0; tap < kk; ++tap) {
-      double total = 0;
-      for (int64_t part = 0; part < p.c * bands; ++part) {
-        total += partial[(n * p.c * bands + part) * kk + tap];
+  T* out = static_cast<T*>(p.kernels);
+  std::vector<double> total(kk);
+  for (int64_t kernel = 0; kernel < p.kernel_count(); ++kernel) {
+    std::fill(total.begin(), total.end(), 0.0);
+    for (int64_t index = 0; index < p.sharers(); ++index) {
+      const T* part = partial.data() + p.sharer(kernel, index) * bands * kk;
+      for (int64_t band = 0; band < bands; ++band, part += kk) {
+        for (int64_t tap = 0; tap < kk; ++tap) total[tap] += part[tap];
       }
-      out[n * kk + tap] = Narrow<S>::from(static_cast<T>(total));
     }
+    for (int64_t tap = 0; tap < kk; ++tap) out[kernel * kk + tap] = static_cast<T>(total[tap]);
   }
 }
 
 void check_params(const Params& p) {
-  check(p.valid(), "blur_decimate: sizes, kernel size, stride or pointers out of range");
+  check(p.valid(), "blur: sizes, kernel size, stride or pointers out of range");
 }
 
 }  // namespace
 
-void blur_decimate_cpu(const BlurDecimateParams& p) {
+void blur_cpu(const BlurParams& p) {
   check_params(p);
   dispatch(p.dtype, [&](auto type) { forward<typename decltype(type)::type>(p); });
 }
 
-void blur_decimate_grad_x_cpu(const BlurDecimateParams& p) {
+void blur_grad_x_cpu(const BlurParams& p) {
   check_params(p);
   dispatch(p.dtype, [&](auto type) { grad_x<typename decltype(type)::type>(p); });
 }
 
-void blur_decimate_grad_kernels_cpu(const BlurDecimateParams& p) {
+void blur_grad_kernels_cpu(const BlurParams& p) {
   check_params(p);
   dispatch(p.dtype, [&](auto type) { grad_kernels<typename decltype(type)::type>(p); });
 }

@@ -1,8 +1,8 @@
-// See blur_decimate_tile.h. Vectors run along output columns, where both the picture and the output
+// See blur_tile.h. Vectors run along output columns, where both the picture and the output
 // are contiguous, so that one broadcast tap meets many pixels. A block of output rows shares every
 // row of the picture: a pixel is loaded once and multiplied for each output row that it reaches,
 // without which unaligned loads, not arithmetic, would set the pace.
-#include "cpu/blur_decimate_tile.h"
+#include "cpu/blur_tile.h"
 #include "cpu/vector.h"
 
 namespace pysr {
@@ -188,12 +188,12 @@ void add_tap_sums(const TapSums<T>& job) {
 }  // namespace
 
 template <class T>
-BlurDecimateTile<T> blur_decimate_tile() {
+BlurTile<T> blur_tile() {
   return {kRows, kTapRows - 1, correlate<T>, add_tap_sums<T>};
 }
 
-template BlurDecimateTile<float> blur_decimate_tile<float>();
-template BlurDecimateTile<double> blur_decimate_tile<double>();
+template BlurTile<float> blur_tile<float>();
+template BlurTile<double> blur_tile<double>();
 
 }  // namespace PYSR_ISA
 }  // namespace pysr

@@ -15,96 +15,123 @@ constexpr int kVectors = PYSR_REGISTERS == 32 ? 4 : 2;
 constexpr int kTapRows = PYSR_REGISTERS == 32 ? 4 : 3;
 constexpr int kTapColumns = PYSR_REGISTERS == 32 ? 6 : 3;
 
-// Adds one row of the picture to L consecutive output rows of a block C vectors wide; the tap row
-// over output row l is taps + l * tap_step.
-template <class T, int L, int C>
-void add_row(T* sums, const T* in, const int32_t* offset, int columns, const T* taps,
-             ptrdiff_t tap_step) {
-  Vector<T> sum[L][C];
-  PYSR_UNROLL
-  for (int l = 0; l < L; ++l) {
-    PYSR_UNROLL
-    for (int c = 0; c < C; ++c) load<T>(sum[l][c], sums + (l * C + c) * kLanes<T>);
-  }
-  for (int v = 0; v < columns; ++v) {
-    Vector<T> pixel[C];
-    PYSR_UNROLL
-    for (int c = 0; c < C; ++c) load<T>(pixel[c], in + offset[v] + c * kLanes<T>);
-    PYSR_UNROLL
-    for (int l = 0; l < L; ++l) {
-      const T tap = taps[l * tap_step + v];
+// The rows of the picture that one phase of the tap rows meets.
+template <class T>
+struct PhaseRows {
+  const T* in;
+  ptrdiff_t step;
+  const int32_t* offset;
+  const T* taps;
+  ptrdiff_t tap_step;
+  int tap_columns;
+};
+
+// Adds rows begin .. end - 1 of the picture to rows First .. Last - 1 of a block of sums, which
+// stays in registers. Row r meets tap row r - l at row l of the block.
+template <class T, int First, int Last, int L, int C>
+PYSR_INLINE void add_rows(Vector<T> (&sum)[L][C], const PhaseRows<T>& phase, int begin, int end) {
+  for (int r = begin; r < end; ++r) {
+    const T* const in = phase.in + r * phase.step;
+    const T* const taps = phase.taps + r * phase.tap_step;
+    for (int v = 0; v < phase.tap_columns; ++v) {
+      Vector<T> pixel[C];
       PYSR_UNROLL
-      for (int c = 0; c < C; ++c) sum[l][c] += pixel[c] * tap;
-    }
-  }
-  PYSR_UNROLL
-  for (int l = 0; l < L; ++l) {
-    PYSR_UNROLL
-    for (int c = 0; c < C; ++c) {
-      store<T>(sums + (l * C + c) * kLanes<T>, sum[l][c]);
+      for (int c = 0; c < C; ++c) load<T>(pixel[c], in + phase.offset[v] + c * kLanes<T>);
+      PYSR_UNROLL
+      for (int l = First; l < Last; ++l) {
+        const T tap = taps[v - l * phase.tap_step];
+        PYSR_UNROLL
+        for (int c = 0; c < C; ++c) sum[l][c] += pixel[c] * tap;
+      }
     }
   }
 }
 
-template <class T, int C>
-void add_row(int live, T* sums, const T* in, const int32_t* offset, int columns, const T* taps,
-             ptrdiff_t tap_step) {
-  switch (live) {
+// The first rows of the picture reach only the block's first rows, the last ones its last.
+template <class T, int Count, int L, int C>
+PYSR_INLINE void add_first_rows(Vector<T> (&sum)[L][C], const PhaseRows<T>& phase) {
+  if constexpr (Count < L) {
+    add_rows<T, 0, Count>(sum, phase, Count - 1, Count);
+    add_first_rows<T, Count + 1>(sum, phase);
+  }
+}
+template <class T, int First, int L, int C>
+PYSR_INLINE void add_last_rows(Vector<T> (&sum)[L][C], const PhaseRows<T>& phase, int tap_rows) {
+  if constexpr (First < L) {
+    add_rows<T, First, L>(sum, phase, tap_rows - 1 + First, tap_rows + First);
+    add_last_rows<T, First + 1>(sum, phase, tap_rows);
+  }
+}
+
+// Columns C vectors wide, in blocks of L rows; no phase has fewer tap rows than L, nor the job
+// fewer rows.
+template <class T, int L, int C>
+void correlate_columns(const Correlation<T>& job, int column) {
+  for (int next = 0; next < job.rows; next += L) {
+    const int top = next + L <= job.rows ? next : job.rows - L;  // the last may repeat some rows
+    Vector<T> sum[L][C];
+    PYSR_UNROLL
+    for (int l = 0; l < L; ++l) {
+      PYSR_UNROLL
+      for (int c = 0; c < C; ++c) sum[l][c] = Vector<T>{};
+    }
+    for (int f = 0; f < job.stride && f < job.tap_rows; ++f) {
+      const int tap_rows = (job.tap_rows - f - 1) / job.stride + 1;
+      const PhaseRows<T> phase{job.in + (ptrdiff_t{job.stride} * top + f) * job.in_step + column,
+                               job.stride * job.in_step,
+                               job.offset,
+                               job.taps + f * job.tap_columns,
+                               ptrdiff_t{job.stride} * job.tap_columns,
+                               job.tap_columns};
+      add_first_rows<T, 1>(sum, phase);
+      add_rows<T, 0, L>(sum, phase, L - 1, tap_rows);
+      add_last_rows<T, 1>(sum, phase, tap_rows);
+    }
+    T* const out = job.out + top * job.out_step + column;
+    PYSR_UNROLL
+    for (int l = 0; l < L; ++l) {
+      PYSR_UNROLL
+      for (int c = 0; c < C; ++c) store<T>(out + l * job.out_step + c * kLanes<T>, sum[l][c]);
+    }
+  }
+}
+
+template <class T, int L>
+void correlate_columns(const Correlation<T>& job, int column, int vectors) {
+  switch (vectors) {
     case 1:
-      return add_row<T, 1, C>(sums, in, offset, columns, taps, tap_step);
+      return correlate_columns<T, L, 1>(job, column);
     case 2:
-      return add_row<T, 2, C>(sums, in, offset, columns, taps, tap_step);
-    case 3:
-      return add_row<T, 3, C>(sums, in, offset, columns, taps, tap_step);
-    case 4:
-      return add_row<T, 4, C>(sums, in, offset, columns, taps, tap_step);
+      return correlate_columns<T, L, 2>(job, column);
 #if PYSR_REGISTERS == 32
-    case 5:
-      return add_row<T, 5, C>(sums, in, offset, columns, taps, tap_step);
-    case 6:
-      return add_row<T, 6, C>(sums, in, offset, columns, taps, tap_step);
+    case 3:
+      return correlate_columns<T, L, 3>(job, column);
+    case 4:
+      return correlate_columns<T, L, 4>(job, column);
 #endif
   }
 }
 
-template <class T, int C>
-void correlate_columns(const Correlation<T>& job, int column) {
-  alignas(PYSR_VECTOR_BYTES) T sums[kRows * C * kLanes<T>];
-  for (int top = 0; top < job.rows; top += kRows) {
-    const int rows = job.rows - top < kRows ? job.rows - top : kRows;
-    for (T& sum : sums) sum = 0;
-    const T* in = job.in + ptrdiff_t{job.stride} * top * job.in_step + column;
-    // Row r of the picture lies under tap row r - stride * l of output row l.
-    int first = 0, last = 0;
-    for (int r = 0; r < job.stride * (rows - 1) + job.tap_rows; ++r) {
-      if (r - job.stride * first >= job.tap_rows) ++first;
-      if (last < rows && r == job.stride * last) ++last;
-      if (first == last) continue;
-      add_row<T, C>(last - first, sums + first * C * kLanes<T>, in + r * job.in_step, job.offset,
-                    job.tap_columns, job.taps + ptrdiff_t{r - job.stride * first} * job.tap_columns,
-                    -ptrdiff_t{job.stride} * job.tap_columns);
-    }
-    for (int l = 0; l < rows; ++l) {
-      __builtin_memcpy(job.out + (top + l) * job.out_step + column, sums + l * C * kLanes<T>,
-                       sizeof(Vector<T>) * C);
-    }
-  }
+// Share `index` of `count` things dealt out as evenly as can be begins here.
+int share(int count, int shares, int index) {
+  return static_cast<int>(int64_t{count} * index / shares);
 }
 
 template <class T>
 void correlate(const Correlation<T>& job) {
-  int column = 0;
-  const int block = kVectors * kLanes<T>;
-  for (; column + block <= job.width; column += block) correlate_columns<T, kVectors>(job, column);
-  switch ((job.width - column) / kLanes<T>) {
-    case 1:
-      return correlate_columns<T, 1>(job, column);
-#if PYSR_REGISTERS == 32
-    case 2:
-      return correlate_columns<T, 2>(job, column);
-    case 3:
-      return correlate_columns<T, 3>(job, column);
-#endif
+  const int fewest = job.tap_rows < job.stride ? 1 : job.tap_rows / job.stride;
+  const int most = fewest < job.rows ? fewest : job.rows;
+  const int vectors = job.width / kLanes<T>, blocks = (vectors + kVectors - 1) / kVectors;
+  for (int b = 0; b < blocks; ++b) {
+    const int first = share(vectors, blocks, b), count = share(vectors, blocks, b + 1) - first;
+    const int column = first * kLanes<T>;
+    if (most >= kRows) {
+      correlate_columns<T, kRows>(job, column, count);
+    } else if (most >= kRows / 2) {
+      correlate_columns<T, kRows / 2>(job, column, count);
+    } else {
+      correlate_columns<T, 1>(job, column, count);
+    }
   }
 }
 
@@ -133,10 +160,13 @@ void add_tap_block(const TapSums<T>& job, int u, int v) {
       }
     }
   }
+  PYSR_UNROLL
   for (int l = 0; l < L; ++l) {
+    PYSR_UNROLL
     for (int t = 0; t < V; ++t) {
-      T total = 0;
-      for (int lane = 0; lane < kLanes<T>; ++lane) total += sum[l][t][lane];
+      T lanes[kLanes<T>], total = 0;  // indexed themselves, the sums would live in memory
+      store<T>(lanes, sum[l][t]);
+      for (const T lane : lanes) total += lane;
       job.sums[(u + job.stride * l) * job.k + v + t] += total;
     }
   }
@@ -144,43 +174,57 @@ void add_tap_block(const TapSums<T>& job, int u, int v) {
 
 template <class T, int L>
 void add_tap_rows(const TapSums<T>& job, int u) {
-  int v = 0;
-  for (; v + kTapColumns <= job.k; v += kTapColumns) add_tap_block<T, L, kTapColumns>(job, u, v);
-  switch (job.k - v) {
-    case 1:
-      return add_tap_block<T, L, 1>(job, u, v);
-    case 2:
-      return add_tap_block<T, L, 2>(job, u, v);
+  const int blocks = (job.k + kTapColumns - 1) / kTapColumns;
+  for (int b = 0; b < blocks; ++b) {
+    const int v = share(job.k, blocks, b);
+    switch (share(job.k, blocks, b + 1) - v) {
+      case 1:
+        add_tap_block<T, L, 1>(job, u, v);
+        break;
+      case 2:
+        add_tap_block<T, L, 2>(job, u, v);
+        break;
+      case 3:
+        add_tap_block<T, L, 3>(job, u, v);
+        break;
 #if PYSR_REGISTERS == 32
-    case 3:
-      return add_tap_block<T, L, 3>(job, u, v);
-    case 4:
-      return add_tap_block<T, L, 4>(job, u, v);
-    case 5:
-      return add_tap_block<T, L, 5>(job, u, v);
+      case 4:
+        add_tap_block<T, L, 4>(job, u, v);
+        break;
+      case 5:
+        add_tap_block<T, L, 5>(job, u, v);
+        break;
+      case 6:
+        add_tap_block<T, L, 6>(job, u, v);
+        break;
 #endif
+    }
   }
 }
 
 template <class T>
 void add_tap_sums(const TapSums<T>& job) {
   for (int phase = 0; phase < job.stride && phase < job.k; ++phase) {
-    int u = phase;
-    for (; u + job.stride * (kTapRows - 1) < job.k; u += job.stride * kTapRows) {
-      add_tap_rows<T, kTapRows>(job, u);
-    }
-    switch (u < job.k ? (job.k - u - 1) / job.stride + 1 : 0) {
-      case 1:
-        add_tap_rows<T, 1>(job, u);
-        break;
-      case 2:
-        add_tap_rows<T, 2>(job, u);
-        break;
+    const int rows = (job.k - phase - 1) / job.stride + 1;
+    const int blocks = (rows + kTapRows - 1) / kTapRows;
+    for (int b = 0; b < blocks; ++b) {
+      const int first = share(rows, blocks, b), u = phase + job.stride * first;
+      switch (share(rows, blocks, b + 1) - first) {
+        case 1:
+          add_tap_rows<T, 1>(job, u);
+          break;
+        case 2:
+          add_tap_rows<T, 2>(job, u);
+          break;
+        case 3:
+          add_tap_rows<T, 3>(job, u);
+          break;
 #if PYSR_REGISTERS == 32
-      case 3:
-        add_tap_rows<T, 3>(job, u);
-        break;
+        case 4:
+          add_tap_rows<T, 4>(job, u);
+          break;
 #endif
+      }
     }
   }
 }

@@ -16,9 +16,7 @@ from pysr.ops._check import HALVES, check_like, check_picture, check_shape, chec
 from pysr.ops._windows import check_padding, padded
 
 
-def mixture_blur(
-    x: Tensor, weights: Tensor, gaussians: Tensor, padding: str = "reflect"
-) -> Tensor:
+def mixture_blur(x: Tensor, weights: Tensor, gaussians: Tensor, padding: str = "reflect") -> Tensor:
     """Blur every channel with its own weighted sum of Gaussians.
 
     With K[c] the sum over g of ``weights[c, g] * gaussians[g]``, out[n, c, i, j] is the sum over
@@ -57,9 +55,9 @@ def mixture_blur_reference(
 ) -> Tensor:
     """`mixture_blur` in plain torch: the definition, and what runs where no kernel does."""
     if x.dtype in HALVES:
-        return mixture_blur_reference(
-            x.float(), weights.float(), gaussians.float(), padding
-        ).to(x.dtype)
+        return mixture_blur_reference(x.float(), weights.float(), gaussians.float(), padding).to(
+            x.dtype
+        )
     kernels = torch.einsum("cg,guv->cuv", weights, gaussians)
     return F.conv2d(padded(x, kernels.shape[-1], padding), kernels[:, None], groups=x.shape[1])
 

@@ -37,7 +37,7 @@ BlurTile<T> tile_kernels() {
 
 template <class T>
 struct Scratch {
-  Buffer<T> line, padded, sums, slope, parts;
+  Buffer<T> line, row, padded, sums, slope, parts, whole;
 };
 
 int64_t products(const Params& p) { return p.planes() * p.ho() * p.wo() * p.k * p.k; }
@@ -53,39 +53,88 @@ int64_t band_rows(const Params& p, int64_t row_bytes, int64_t block) {
   return std::min(std::max(rows / block, int64_t{2}) * block, p.ho());
 }
 
+// Rows as blur_tile.h wants them: in `parts` parts, each of `segment` + `reach` - 1 vectors.
+template <class T>
+struct DealtRows {
+  int lanes;
+  int64_t segment, part, length;  // in elements but for segment
+
+  DealtRows(const BlurTile<T>& tile, int64_t columns, int64_t reach, int64_t parts)
+      : lanes(tile.lanes), segment(ceil_div(columns, lanes)),
+        part((segment + reach - 1) * lanes), length(parts * part) {}
+  int64_t width() const { return segment * lanes; }
+};
+
+// The padded picture, dealt.
+template <class S>
+class DealtPicture : public DealtRows<Accumulator<S>> {
+ public:
+  using T = Accumulator<S>;
+
+  DealtPicture(const Params& p, const BlurTile<T>& tile)
+      : DealtRows<T>(tile, p.wo(), ceil_div(p.k, p.stride), p.phases()), tile_(tile),
+        padder_(p, p.x_stride[2], p.x_stride[3]), parts_(p.phases()) {
+    for (int64_t v = 0; v < p.k; ++v) {
+      const int64_t at = v % p.stride * this->part + v / p.stride * this->lanes;
+      offset_.push_back(static_cast<int32_t>(at));
+    }
+  }
+
+  const int32_t* offset() const { return offset_.data(); }
+
+  // Padded rows first .. first + count - 1 of a plane.
+  void fill(const S* plane, int64_t first, int64_t count, Scratch<T>& scratch, T* rows) const {
+    T* const line = scratch.line.get(padder_.line_length());
+    T* const row = scratch.row.get(padder_.row_length() + this->lanes);
+    const int64_t part = padder_.row_length() / parts_, vectors = this->part / this->lanes;
+    for (int64_t r = 0; r < count; ++r) {
+      padder_.fill(plane, first + r, 1, line, row);
+      for (int64_t f = 0; f < parts_; ++f) {
+        tile_.deal(row + f * part, this->segment, vectors, rows + r * this->length + f * this->part);
+      }
+    }
+  }
+
+ private:
+  const BlurTile<T>& tile_;
+  const PaddedRows<S> padder_;
+  const int64_t parts_;
+  std::vector<int32_t> offset_;
+};
+
 template <class S>
 void forward(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
-  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
-
-  const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), tile.rows);
+  const DealtPicture<S> picture(p, tile);
+  const int64_t rows = band_rows(p, picture.length * sizeof(T), tile.rows);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo();
-  const int64_t padded_rows = p.stride * (rows - 1) + p.k;
+  const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
-    T* const line = scratch[worker].line.get(padder.line_length());
-    T* const padded = scratch[worker].padded.get(padded_rows * padder.row_length());
-    T* const sums = scratch[worker].sums.get(rows * padder.width());
+    T* const padded = scratch[worker].padded.get(padded_rows * picture.length);
+    T* const sums = scratch[worker].sums.get(rows * width);
+    T* const whole = scratch[worker].whole.get(width + tile.lanes);
     const int64_t plane = item / bands, top = item % bands * rows;
     const int64_t count = std::min(rows, ho - top);
-    const S* x = static_cast<const S*>(p.x) + p.offset(p.x_stride, plane);
-    padder.fill(x, p.stride * top, p.stride * (count - 1) + p.k, line, padded);
+    picture.fill(static_cast<const S*>(p.x) + p.offset(p.x_stride, plane), p.stride * top,
+                 p.stride * (count - 1) + p.k, scratch[worker], padded);
     Correlation<T> job{};
     job.in = padded;
-    job.in_step = padder.row_length();
+    job.in_step = picture.length;
     job.taps = static_cast<const T*>(p.kernels) + p.kernel_of(plane) * p.k * p.k;
     job.tap_rows = job.tap_columns = static_cast<int>(p.k);
-    job.offset = padder.offset();
+    job.offset = picture.offset();
     job.stride = static_cast<int>(p.stride);
     job.out = sums;
-    job.out_step = padder.width();
+    job.out_step = width;
     job.rows = static_cast<int>(count);
-    job.width = static_cast<int>(padder.width());
+    job.width = static_cast<int>(width);
     tile.correlate(job);
     S* out = static_cast<S*>(p.out) + (plane * ho + top) * wo;
     for (int64_t i = 0; i < count; ++i) {
-      narrow_row<S>(sums + i * padder.width(), out + i * wo, wo);
+      tile.collect(sums + i * width, picture.segment, whole);
+      narrow_row<S>(whole, out + i * wo, wo);
     }
   });
 }
@@ -100,8 +149,8 @@ void grad_x(const Params& p) {
   const RowKernels<T> rows_of = row_kernels<T>();
   const int64_t s = p.stride, k = p.k, ho = p.ho(), wo = p.wo();
   const int64_t phases = p.phases(), reach = ceil_div(k, s);  // taps of the first phase
-  const int64_t width = round_up(ceil_div(p.padded_w(), s), rows_of.lanes);
-  const int64_t slope_width = width + reach - 1;
+  const DealtRows<T> dealt(tile, ceil_div(p.padded_w(), s), reach, 1);
+  const int64_t width = dealt.width(), slope_width = width + reach - 1;
 
   // turned[kernel][row phase][column phase], each phase contiguous; start gives where it lies.
   std::vector<T> turned(p.kernel_count() * k * k);
@@ -125,15 +174,17 @@ void grad_x(const Params& p) {
     }
   }
   std::vector<int32_t> offset(reach);
-  for (int64_t t = 0; t < reach; ++t) offset[t] = static_cast<int32_t>(t);
+  for (int64_t t = 0; t < reach; ++t) offset[t] = static_cast<int32_t>(t * dealt.lanes);
 
   const int64_t run = s * tile.rows * 4;  // padded rows worked on at once
   const int64_t run_rows = ceil_div(run, s) + 1;
   const int64_t band = 4 * run, bands = ceil_div(p.h, band);
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
-    T* const slope = scratch[worker].slope.get((run_rows + reach) * slope_width);
+    T* const slope = scratch[worker].slope.get((run_rows + reach) * dealt.length);
     T* const parts = scratch[worker].parts.get(s * run_rows * width);
+    T* const row = scratch[worker].row.get(slope_width + dealt.lanes);
+    T* const whole = scratch[worker].whole.get(s * width + dealt.lanes);
     T* const line = scratch[worker].line.get(s * width);
     T* const folded = scratch[worker].sums.get(band * p.w);
     const int64_t plane = item / bands, top = item % bands * band;
@@ -149,11 +200,15 @@ void grad_x(const Params& p) {
     const auto work = [&](int64_t first, int64_t last) {  // padded rows first .. last - 1
       const int64_t low = first / s - (reach - 1), high = (last - 1) / s;
       for (int64_t i = low; i <= high; ++i) {
-        T* row = slope + (i - low) * slope_width;
-        std::fill_n(row, slope_width, T{0});
-        if (i >= 0 && i < ho) {
-          widen_row(g + i * p.out_stride[2], p.out_stride[3], row + reach - 1, wo);
+        T* const to = slope + (i - low) * dealt.length;
+        if (i < 0 || i >= ho) {
+          std::fill_n(to, dealt.length, T{0});
+          continue;
         }
+        std::fill_n(row, reach - 1, T{0});
+        widen_row(g + i * p.out_stride[2], p.out_stride[3], row + reach - 1, wo);
+        std::fill(row + reach - 1 + wo, row + slope_width, T{0});
+        tile.deal(row, dealt.segment, dealt.segment + reach - 1, to);
       }
       for (int64_t fu = 0; fu < phases; ++fu) {
         const int64_t a = first > fu ? ceil_div(first - fu, s) : 0;
@@ -164,8 +219,9 @@ void grad_x(const Params& p) {
           Correlation<T> job{};
           job.tap_rows = static_cast<int>(tap_rows);
           job.tap_columns = static_cast<int>(phase_count(k, fv, s));
-          job.in = slope + (a - (tap_rows - 1) - low) * slope_width + reach - job.tap_columns;
-          job.in_step = slope_width;
+          job.in = slope + (a - (tap_rows - 1) - low) * dealt.length +
+                   (reach - job.tap_columns) * dealt.lanes;
+          job.in_step = dealt.length;
           job.taps = taps + start[fu * phases + fv];
           job.offset = offset.data();
           job.stride = 1;
@@ -176,13 +232,12 @@ void grad_x(const Params& p) {
           tile.correlate(job);
         }
         for (int64_t i = 0; i < rows; ++i) {
-          T* row = parts + i * s * width;
-          for (int64_t fv = phases; fv < s; ++fv) std::fill_n(row + fv * width, width, T{0});
-          if (s > 1) {
-            rows_of.merge(line, row, static_cast<int>(s), width, width);
-            row = line;
+          for (int64_t fv = 0; fv < phases; ++fv) {
+            tile.collect(parts + (i * s + fv) * width, dealt.segment, whole + fv * width);
           }
-          fold_row(p, row, folded + (p.row(s * (a + i) + fu) - top) * p.w);
+          std::fill(whole + phases * width, whole + s * width, T{0});
+          if (s > 1) rows_of.merge(line, whole, static_cast<int>(s), width, width);
+          fold_row(p, s > 1 ? line : whole, folded + (p.row(s * (a + i) + fu) - top) * p.w);
         }
       }
     };
@@ -204,33 +259,37 @@ template <class S>
 void grad_kernels(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
-  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
-  const int64_t rows = band_rows(p, padder.row_length() * sizeof(T), 16);
+  const DealtPicture<S> picture(p, tile);
+  const int64_t rows = band_rows(p, picture.length * sizeof(T), 16);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo(), kk = p.k * p.k;
-  const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = padder.width();
+  const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
   std::vector<T> partial(p.planes() * bands * kk, T{0});
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
-    T* const line = scratch[worker].line.get(padder.line_length());
-    T* const padded = scratch[worker].padded.get(padded_rows * padder.row_length());
+    T* const padded = scratch[worker].padded.get(padded_rows * picture.length);
+    T* const whole = scratch[worker].whole.get(width + tile.lanes);
     T* const slope = scratch[worker].slope.get((rows + 2 * tile.zero_rows) * width);
     const int64_t plane = item / bands, top = item % bands * rows;
     const int64_t count = std::min(rows, ho - top);
-    const S* x = static_cast<const S*>(p.x) + p.offset(p.x_stride, plane);
+    picture.fill(static_cast<const S*>(p.x) + p.offset(p.x_stride, plane), p.stride * top,
+                 p.stride * (count - 1) + p.k, scratch[worker], padded);
     const S* g = static_cast<const S*>(p.out) + p.offset(p.out_stride, plane);
-    padder.fill(x, p.stride * top, p.stride * (count - 1) + p.k, line, padded);
-    std::fill_n(slope, (count + 2 * tile.zero_rows) * width, T{0});
-    T* first = slope + tile.zero_rows * width;
+    T* const first = slope + tile.zero_rows * width;
+    T* const end = first + count * width;
+    std::fill(slope, first, T{0});
+    std::fill(whole + wo, whole + width, T{0});
     for (int64_t i = 0; i < count; ++i) {
-      widen_row(g + (top + i) * p.out_stride[2], p.out_stride[3], first + i * width, wo);
+      widen_row(g + (top + i) * p.out_stride[2], p.out_stride[3], whole, wo);
+      tile.deal(whole, picture.segment, picture.segment, first + i * width);
     }
+    std::fill(end, end + tile.zero_rows * width, T{0});
     TapSums<T> job{};
     job.in = padded;
-    job.in_step = padder.row_length();
+    job.in_step = picture.length;
     job.g = first;
     job.g_step = width;
     job.k = static_cast<int>(p.k);
-    job.offset = padder.offset();
+    job.offset = picture.offset();
     job.stride = static_cast<int>(p.stride);
     job.sums = partial.data() + item * kk;
     job.rows = static_cast<int>(count);

@@ -1,7 +1,6 @@
-// See blur_tile.h. Vectors run along output columns, where both the picture and the output
-// are contiguous, so that one broadcast tap meets many pixels. A block of output rows shares every
-// row of the picture: a pixel is loaded once and multiplied for each output row that it reaches,
-// without which unaligned loads, not arithmetic, would set the pace.
+// See blur_tile.h. A block of output rows shares every row of the picture: a pixel is loaded once
+// and multiplied for each output row that it reaches, and a broadcast tap meets several vectors of
+// pixels, without which loads, not arithmetic, would set the pace.
 #include "cpu/blur_tile.h"
 #include "cpu/vector.h"
 
@@ -135,6 +134,39 @@ void correlate(const Correlation<T>& job) {
   }
 }
 
+template <class T>
+void deal(const T* row, ptrdiff_t segment, ptrdiff_t count, T* dealt) {
+  constexpr int lanes = kLanes<T>;
+  for (ptrdiff_t t = 0; t < count; t += lanes) {
+    Vector<T> block[lanes];
+    PYSR_UNROLL
+    for (int l = 0; l < lanes; ++l) load<T>(block[l], row + l * segment + t);
+    transpose<T>(block);
+    PYSR_UNROLL
+    for (int l = 0; l < lanes; ++l) {
+      if (t + l < count) store<T>(dealt + (t + l) * lanes, block[l]);
+    }
+  }
+}
+
+// What is written beyond a segment is overwritten afterwards: by the next lane, or by the block to
+// the left, which comes later.
+template <class T>
+void collect(const T* dealt, ptrdiff_t segment, T* row) {
+  constexpr int lanes = kLanes<T>;
+  for (ptrdiff_t t = (segment - 1) / lanes * lanes; t >= 0; t -= lanes) {
+    Vector<T> block[lanes];
+    PYSR_UNROLL
+    for (int l = 0; l < lanes; ++l) {
+      block[l] = Vector<T>{};
+      if (t + l < segment) load<T>(block[l], dealt + (t + l) * lanes);
+    }
+    transpose<T>(block);
+    PYSR_UNROLL
+    for (int l = 0; l < lanes; ++l) store<T>(row + l * segment + t, block[l]);
+  }
+}
+
 // Sums for L tap rows, `stride` apart from u on, and V tap columns from v on.
 template <class T, int L, int V>
 void add_tap_block(const TapSums<T>& job, int u, int v) {
@@ -233,7 +265,7 @@ void add_tap_sums(const TapSums<T>& job) {
 
 template <class T>
 BlurTile<T> blur_tile() {
-  return {kRows, kTapRows - 1, correlate<T>, add_tap_sums<T>};
+  return {kRows, kTapRows - 1, kLanes<T>, deal<T>, collect<T>, correlate<T>, add_tap_sums<T>};
 }
 
 template BlurTile<float> blur_tile<float>();

@@ -27,7 +27,7 @@ using Params = BlurParams;
 // pictures to fall into many bands; below kSerialProducts, waking a thread costs more than it
 // saves.
 constexpr int64_t kBandBytes = 384 * 1024;
-constexpr int64_t kBandProducts = 1 << 22;
+constexpr int64_t kBandProducts = 1 << 23;
 constexpr int64_t kSerialProducts = 1 << 18;
 
 template <class T>
@@ -46,11 +46,12 @@ int thread_count(const Params& p) {
   return products(p) < kSerialProducts ? 1 : std::max(p.threads, 1);
 }
 
-// How many rows of output make a band, in whole blocks.
+// How many rows of output make a band: bands of one size, in whole blocks.
 int64_t band_rows(const Params& p, int64_t row_bytes, int64_t block) {
   const int64_t fitting = (kBandBytes / row_bytes - p.k) / p.stride + 1;
-  const int64_t rows = std::min(fitting, kBandProducts / (p.wo() * p.k * p.k));
-  return std::min(std::max(rows / block, int64_t{2}) * block, p.ho());
+  const int64_t most = std::min(fitting, kBandProducts / (p.wo() * p.k * p.k));
+  const int64_t bands = ceil_div(p.ho(), std::max(most, 2 * block));
+  return std::min(round_up(ceil_div(p.ho(), bands), block), p.ho());
 }
 
 // Rows as blur_tile.h wants them: in `parts` parts, each of `segment` + `reach` - 1 vectors.
@@ -110,6 +111,7 @@ void forward(const Params& p) {
   const int64_t rows = band_rows(p, picture.length * sizeof(T), tile.rows);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo();
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
+  prefer_large_pages(p.out, p.planes() * ho * wo * sizeof(S));
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const padded = scratch[worker].padded.get(padded_rows * picture.length);
@@ -179,6 +181,7 @@ void grad_x(const Params& p) {
   const int64_t run = s * tile.rows * 4;  // padded rows worked on at once
   const int64_t run_rows = ceil_div(run, s) + 1;
   const int64_t band = 4 * run, bands = ceil_div(p.h, band);
+  prefer_large_pages(p.x, p.planes() * p.h * p.w * sizeof(S));
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const slope = scratch[worker].slope.get((run_rows + reach) * dealt.length);

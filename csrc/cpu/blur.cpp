@@ -54,6 +54,10 @@ int64_t band_rows(const Params& p, int64_t row_bytes, int64_t block) {
   return std::min(round_up(ceil_div(p.ho(), bands), block), p.ho());
 }
 
+// An odd number of vectors at least as long, so that rows below each other fall into different sets
+// of the first-level cache.
+int64_t odd_vectors(int64_t length, int lanes) { return (length / lanes | 1) * lanes; }
+
 // Rows as blur_tile.h wants them: in `parts` parts, each of `segment` + `reach` - 1 vectors.
 template <class T>
 struct DealtRows {
@@ -61,8 +65,8 @@ struct DealtRows {
   int64_t segment, part, length;  // in elements but for segment
 
   DealtRows(const BlurTile<T>& tile, int64_t columns, int64_t reach, int64_t parts)
-      : lanes(tile.lanes), segment(ceil_div(columns, lanes)),
-        part((segment + reach - 1) * lanes), length(parts * part) {}
+      : lanes(tile.lanes), segment(ceil_div(columns, lanes)), part((segment + reach - 1) * lanes),
+        length(odd_vectors(parts * part, lanes)) {}
   int64_t width() const { return segment * lanes; }
 };
 
@@ -266,31 +270,32 @@ void grad_kernels(const Params& p) {
   const int64_t rows = band_rows(p, picture.length * sizeof(T), 16);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo(), kk = p.k * p.k;
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
+  const int64_t slope_step = odd_vectors(width, tile.lanes);
   std::vector<T> partial(p.planes() * bands * kk, T{0});
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const padded = scratch[worker].padded.get(padded_rows * picture.length);
     T* const whole = scratch[worker].whole.get(width + tile.lanes);
-    T* const slope = scratch[worker].slope.get((rows + 2 * tile.zero_rows) * width);
+    T* const slope = scratch[worker].slope.get((rows + 2 * tile.zero_rows) * slope_step);
     const int64_t plane = item / bands, top = item % bands * rows;
     const int64_t count = std::min(rows, ho - top);
     picture.fill(static_cast<const S*>(p.x) + p.offset(p.x_stride, plane), p.stride * top,
                  p.stride * (count - 1) + p.k, scratch[worker], padded);
     const S* g = static_cast<const S*>(p.out) + p.offset(p.out_stride, plane);
-    T* const first = slope + tile.zero_rows * width;
-    T* const end = first + count * width;
+    T* const first = slope + tile.zero_rows * slope_step;
+    T* const end = first + count * slope_step;
     std::fill(slope, first, T{0});
     std::fill(whole + wo, whole + width, T{0});
     for (int64_t i = 0; i < count; ++i) {
       widen_row(g + (top + i) * p.out_stride[2], p.out_stride[3], whole, wo);
-      tile.deal(whole, picture.segment, picture.segment, first + i * width);
+      tile.deal(whole, picture.segment, picture.segment, first + i * slope_step);
     }
-    std::fill(end, end + tile.zero_rows * width, T{0});
+    std::fill(end, end + tile.zero_rows * slope_step, T{0});
     TapSums<T> job{};
     job.in = padded;
     job.in_step = picture.length;
     job.g = first;
-    job.g_step = width;
+    job.g_step = slope_step;
     job.k = static_cast<int>(p.k);
     job.offset = picture.offset();
     job.stride = static_cast<int>(p.stride);

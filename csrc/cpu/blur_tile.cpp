@@ -167,7 +167,7 @@ void collect(const T* dealt, ptrdiff_t segment, T* row) {
   }
 }
 
-// Sums for L tap rows, `stride` apart from u on, and V tap columns from v on.
+// Sums for L tap rows, `stride` apart from u on, and V tap columns, `stride` apart from v on.
 template <class T, int L, int V>
 void add_tap_block(const TapSums<T>& job, int u, int v) {
   Vector<T> sum[L][V];
@@ -177,20 +177,22 @@ void add_tap_block(const TapSums<T>& job, int u, int v) {
     for (int t = 0; t < V; ++t) sum[l][t] = Vector<T>{};
   }
   // Row stride * m + u of the picture meets row m - l of g at tap row u + stride * l.
+  const T* in = job.in + u * job.in_step + job.offset[v];
+  const T* g = job.g;
   for (int m = 0; m < job.rows + L - 1; ++m) {
-    const T* in = job.in + (ptrdiff_t{job.stride} * m + u) * job.in_step;
-    const T* g = job.g + m * job.g_step;
-    for (int j = 0; j < job.width; j += kLanes<T>) {
+    for (ptrdiff_t j = 0; j < job.width; j += kLanes<T>) {
       Vector<T> slope[L], pixel;
       PYSR_UNROLL
       for (int l = 0; l < L; ++l) load<T>(slope[l], g - l * job.g_step + j);
       PYSR_UNROLL
       for (int t = 0; t < V; ++t) {
-        load<T>(pixel, in + job.offset[v + t] + j);
+        load<T>(pixel, in + t * kLanes<T> + j);  // the next column of the same phase
         PYSR_UNROLL
         for (int l = 0; l < L; ++l) sum[l][t] += slope[l] * pixel;
       }
     }
+    in += job.stride * job.in_step;
+    g += job.g_step;
   }
   PYSR_UNROLL
   for (int l = 0; l < L; ++l) {
@@ -199,66 +201,62 @@ void add_tap_block(const TapSums<T>& job, int u, int v) {
       T lanes[kLanes<T>], total = 0;  // indexed themselves, the sums would live in memory
       store<T>(lanes, sum[l][t]);
       for (const T lane : lanes) total += lane;
-      job.sums[(u + job.stride * l) * job.k + v + t] += total;
+      job.sums[(u + job.stride * l) * job.k + v + job.stride * t] += total;
+    }
+  }
+}
+
+// Calls block(first, count) for the taps of every phase, `stride` apart from first on, dealt out to
+// blocks of at most `most`.
+template <class F>
+PYSR_INLINE void for_tap_blocks(int k, int stride, int most, F&& block) {
+  for (int phase = 0; phase < stride && phase < k; ++phase) {
+    const int count = (k - phase - 1) / stride + 1, blocks = (count + most - 1) / most;
+    for (int b = 0; b < blocks; ++b) {
+      const int first = share(count, blocks, b);
+      block(phase + stride * first, share(count, blocks, b + 1) - first);
     }
   }
 }
 
 template <class T, int L>
 void add_tap_rows(const TapSums<T>& job, int u) {
-  const int blocks = (job.k + kTapColumns - 1) / kTapColumns;
-  for (int b = 0; b < blocks; ++b) {
-    const int v = share(job.k, blocks, b);
-    switch (share(job.k, blocks, b + 1) - v) {
+  for_tap_blocks(job.k, job.stride, kTapColumns, [&](int v, int count) {
+    switch (count) {
       case 1:
-        add_tap_block<T, L, 1>(job, u, v);
-        break;
+        return add_tap_block<T, L, 1>(job, u, v);
       case 2:
-        add_tap_block<T, L, 2>(job, u, v);
-        break;
+        return add_tap_block<T, L, 2>(job, u, v);
       case 3:
-        add_tap_block<T, L, 3>(job, u, v);
-        break;
+        return add_tap_block<T, L, 3>(job, u, v);
 #if PYSR_REGISTERS == 32
       case 4:
-        add_tap_block<T, L, 4>(job, u, v);
-        break;
+        return add_tap_block<T, L, 4>(job, u, v);
       case 5:
-        add_tap_block<T, L, 5>(job, u, v);
-        break;
+        return add_tap_block<T, L, 5>(job, u, v);
       case 6:
-        add_tap_block<T, L, 6>(job, u, v);
-        break;
+        return add_tap_block<T, L, 6>(job, u, v);
 #endif
     }
-  }
+  });
 }
 
 template <class T>
 void add_tap_sums(const TapSums<T>& job) {
-  for (int phase = 0; phase < job.stride && phase < job.k; ++phase) {
-    const int rows = (job.k - phase - 1) / job.stride + 1;
-    const int blocks = (rows + kTapRows - 1) / kTapRows;
-    for (int b = 0; b < blocks; ++b) {
-      const int first = share(rows, blocks, b), u = phase + job.stride * first;
-      switch (share(rows, blocks, b + 1) - first) {
-        case 1:
-          add_tap_rows<T, 1>(job, u);
-          break;
-        case 2:
-          add_tap_rows<T, 2>(job, u);
-          break;
-        case 3:
-          add_tap_rows<T, 3>(job, u);
-          break;
+  for_tap_blocks(job.k, job.stride, kTapRows, [&](int u, int count) {
+    switch (count) {
+      case 1:
+        return add_tap_rows<T, 1>(job, u);
+      case 2:
+        return add_tap_rows<T, 2>(job, u);
+      case 3:
+        return add_tap_rows<T, 3>(job, u);
 #if PYSR_REGISTERS == 32
-        case 4:
-          add_tap_rows<T, 4>(job, u);
-          break;
+      case 4:
+        return add_tap_rows<T, 4>(job, u);
 #endif
-      }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -249,9 +249,7 @@ def test_operators_called_directly_check_too():
     ops, kernels = torch.ops.pysr, torch.zeros(3, 5, 5)
     with pytest.raises(ValueError, match="C = 3"):
         ops.mixture_blur(X, kernels[:2], "zeros")
-    with pytest.raises(
-        TypeError, match="expected torch.float32 beside x of torch.float16"
-    ):
+    with pytest.raises(TypeError, match="expected torch.float32 beside x of torch.float16"):
         ops.mixture_blur(X.half(), kernels.half(), "zeros")
     with pytest.raises(ValueError, match="grad: expected"):
         ops.mixture_blur_grad_x(X, kernels, 9, 9, "zeros")

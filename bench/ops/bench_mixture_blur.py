@@ -21,47 +21,38 @@ N, C, H, W, K = 8, 128, 256, 256, 16
 def grouped_convolution(x, weights, gaussians):
     kernels = (weights @ gaussians.flatten(1)).view(-1, 1, K, K)
     padded = F.pad(x, (K // 2, (K - 1) // 2) * 2, mode="reflect")
-    return F.conv2d(
-        padded.to(memory_format=torch.channels_last),
-        kernels.to(memory_format=torch.channels_last),
-        groups=x.shape[1],
-    )
+    return F.conv2d(padded, kernels, groups=x.shape[1])
 
 
-def inputs(device):
-    x = torch.rand(N, C, H, W, device=device)
-    weights = torch.rand(C, 4, device=device).softmax(1)
-    return x, weights, blur.mixture_gaussians(K).to(device)
+def work(function, tensors, passes):
+    if passes == "forward":
+        return lambda: function(*tensors)
+    only_weights = passes == "gradient by the weights"
+    x, weights, gaussians = (tensor.detach() for tensor in tensors)
+    weights.requires_grad_()
+    x.requires_grad_(not only_weights)
+    out = function(x, weights, gaussians)
+    slope = torch.ones_like(out)  # in the layout of the output
+    if only_weights:
+        return lambda: torch.autograd.grad(out, weights, slope, retain_graph=True)
+    return lambda: torch.autograd.grad(function(x, weights, gaussians), (x, weights), slope)
 
 
-# What is differentiated, and how many passes over all products that takes.
-PASSES = {
-    "forward": ((), 1),
-    "forward+gradient by the kernels": ((1, 2), 2),
-    "forward+backward": ((0, 1, 2), 3),
-}
-
-
-@pytest.mark.parametrize("passes", PASSES)
+# In each pass every output pixel is multiplied with every tap.
+@pytest.mark.parametrize(
+    "passes, count", [("forward", 1), ("gradient by the weights", 1), ("forward+backward", 3)]
+)
 @pytest.mark.parametrize("device", DEVICES)
-def test_mixture_blur(benchmark, device, passes):
-    device, (wanted, count) = torch.device(device), PASSES[passes]
-    tensors = inputs(device)
-    leaves = [tensors[index].requires_grad_() for index in wanted]
-
-    def run(function):
-        out = function(*tensors)
-        return torch.autograd.grad(out, leaves, torch.ones_like(out)) if leaves else out
-
-    # Channels last is how torch is fastest; it then gets its input so.
-    last = (tensors[0].to(memory_format=torch.channels_last), *tensors[1:])
+def test_mixture_blur(benchmark, device, passes, count):
+    device = torch.device(device)
+    x = torch.rand(N, C, H, W, device=device)
+    others = torch.rand(C, 4, device=device).softmax(1), blur.mixture_gaussians(K).to(device)
+    last = x.to(memory_format=torch.channels_last)  # as torch is fastest, and converted beforehand
     side_by_side(
         benchmark,
         f"mixture_blur, {passes}",
-        lambda: run(mixture_blur),
-        {
-            "grouped convolution": lambda: run(grouped_convolution),
-        },
+        work(mixture_blur, (x, *others), passes),
+        {"grouped convolution": work(grouped_convolution, (last, *others), passes)},
         device,
         operations=2 * count * N * C * H * W * K * K,
     )

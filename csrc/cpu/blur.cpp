@@ -1,8 +1,9 @@
 // Borders, types and threads of blur; the arithmetic is in blur_tile.cpp.
 //
 // Every plane is cut into bands of rows. A band is first copied into a padded buffer in the type
-// that sums are taken in, its columns sorted by their remainder modulo the stride, so that the
-// arithmetic sees neither borders, strides, nor half types. Bands depend on sizes alone, and every
+// that sums are taken in, its columns sorted by their remainder modulo the stride and dealt to the
+// lanes of vectors, so that the arithmetic sees neither borders, strides, half types, nor loads that
+// cross cache lines. Bands depend on sizes alone, and every
 // output is summed in one fixed order, so the number of threads never shows in the result.
 #include <algorithm>
 #include <cstdint>
@@ -23,11 +24,10 @@ namespace {
 
 using Params = BlurParams;
 
-// A band's padded picture stays in the second-level cache, and its work is small enough for
-// pictures to fall into many bands; below kSerialProducts, waking a thread costs more than it
-// saves.
-constexpr int64_t kBandBytes = 384 * 1024;
-constexpr int64_t kBandProducts = 1 << 23;
+// A band's buffers stay in the second-level cache, and there are about kItems bands at least for the
+// threads to share; below kSerialProducts, waking a thread costs more than it saves.
+constexpr int64_t kBandBytes = 768 * 1024;
+constexpr int64_t kItems = 64;
 constexpr int64_t kSerialProducts = 1 << 18;
 
 template <class T>
@@ -46,12 +46,13 @@ int thread_count(const Params& p) {
   return products(p) < kSerialProducts ? 1 : std::max(p.threads, 1);
 }
 
-// How many rows of output make a band: bands of one size, in whole blocks.
-int64_t band_rows(const Params& p, int64_t row_bytes, int64_t block) {
-  const int64_t fitting = (kBandBytes / row_bytes - p.k) / p.stride + 1;
-  const int64_t most = std::min(fitting, kBandProducts / (p.wo() * p.k * p.k));
-  const int64_t bands = ceil_div(p.ho(), std::max(most, 2 * block));
-  return std::min(round_up(ceil_div(p.ho(), bands), block), p.ho());
+// How many of a plane's rows make a band: bands of one size, in whole blocks. A band works on `halo`
+// more rows than it has.
+int64_t band_rows(int64_t planes, int64_t rows, int64_t row_bytes, int64_t halo, int64_t block) {
+  const int64_t fitting = kBandBytes / row_bytes - halo;
+  const int64_t most = std::min(fitting, ceil_div(rows, ceil_div(kItems, planes)));
+  const int64_t bands = ceil_div(rows, std::max(most, 2 * block));
+  return std::min(round_up(ceil_div(rows, bands), block), rows);
 }
 
 // An odd number of vectors at least as long, so that rows below each other fall into different sets
@@ -87,6 +88,11 @@ class DealtPicture : public DealtRows<Accumulator<S>> {
 
   const int32_t* offset() const { return offset_.data(); }
 
+  int64_t band_rows(const Params& p, int64_t block) const {
+    const int64_t bytes = p.stride * this->length * static_cast<int64_t>(sizeof(T));
+    return pysr::band_rows(p.planes(), p.ho(), bytes, p.k / p.stride, block);
+  }
+
   // Padded rows first .. first + count - 1 of a plane.
   void fill(const S* plane, int64_t first, int64_t count, Scratch<T>& scratch, T* rows) const {
     T* const line = scratch.line.get(padder_.line_length());
@@ -112,7 +118,7 @@ void forward(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
   const DealtPicture<S> picture(p, tile);
-  const int64_t rows = band_rows(p, picture.length * sizeof(T), tile.rows);
+  const int64_t rows = picture.band_rows(p, tile.rows);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo();
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
   prefer_large_pages(p.out, p.planes() * ho * wo * sizeof(S));
@@ -182,9 +188,9 @@ void grad_x(const Params& p) {
   std::vector<int32_t> offset(reach);
   for (int64_t t = 0; t < reach; ++t) offset[t] = static_cast<int32_t>(t * dealt.lanes);
 
-  const int64_t run = s * tile.rows * 4;  // padded rows worked on at once
-  const int64_t run_rows = ceil_div(run, s) + 1;
-  const int64_t band = 4 * run, bands = ceil_div(p.h, band);
+  const int64_t row_bytes = (width + ceil_div(dealt.length, s)) * static_cast<int64_t>(sizeof(T));
+  const int64_t band = band_rows(p.planes(), p.h, row_bytes, p.k, s * tile.rows);
+  const int64_t bands = ceil_div(p.h, band), run_rows = ceil_div(band, s) + 1;
   prefer_large_pages(p.x, p.planes() * p.h * p.w * sizeof(S));
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
@@ -254,7 +260,7 @@ void grad_x(const Params& p) {
         continue;
       }
       int64_t last = r + 1;
-      while (last < p.padded_h() && last - r < run && in_band(last)) ++last;
+      while (last < p.padded_h() && last - r < band && in_band(last)) ++last;
       work(r, last);
       r = last;
     }
@@ -267,7 +273,7 @@ void grad_kernels(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<T>();
   const DealtPicture<S> picture(p, tile);
-  const int64_t rows = band_rows(p, picture.length * sizeof(T), 16);
+  const int64_t rows = picture.band_rows(p, 16);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo(), kk = p.k * p.k;
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
   const int64_t slope_step = odd_vectors(width, tile.lanes);

@@ -121,7 +121,6 @@ void forward(const Params& p) {
   const int64_t rows = picture.band_rows(p, tile.rows);
   const int64_t bands = ceil_div(p.ho(), rows), ho = p.ho(), wo = p.wo();
   const int64_t padded_rows = p.stride * (rows - 1) + p.k, width = picture.width();
-  prefer_large_pages(p.out, p.planes() * ho * wo * sizeof(S));
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const padded = scratch[worker].padded.get(padded_rows * picture.length);
@@ -191,7 +190,6 @@ void grad_x(const Params& p) {
   const int64_t row_bytes = (width + ceil_div(dealt.length, s)) * static_cast<int64_t>(sizeof(T));
   const int64_t band = band_rows(p.planes(), p.h, row_bytes, p.k, s * tile.rows);
   const int64_t bands = ceil_div(p.h, band), run_rows = ceil_div(band, s) + 1;
-  prefer_large_pages(p.x, p.planes() * p.h * p.w * sizeof(S));
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.planes() * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const slope = scratch[worker].slope.get((run_rows + reach) * dealt.length);

@@ -1,10 +1,6 @@
 // Scratch memory of the CPU kernels, and rows moved between storage and accumulation types.
 #pragma once
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -21,22 +17,6 @@ constexpr std::align_val_t kCacheLine{64};
 struct FreeCacheLines {
   void operator()(void* memory) const { operator delete(memory, kCacheLine); }
 };
-
-// Asks for large pages under memory that is about to be written from end to end. A new tensor's
-// pages are mapped as they are first touched, 4 KiB at a time, which can take as long as the work
-// itself; Linux grants 2 MiB at a time where it is asked to. Elsewhere, and for less, does nothing.
-inline void prefer_large_pages(void* memory, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t{1} << 21;
-  const uintptr_t first = reinterpret_cast<uintptr_t>(memory), end = first + bytes;
-  const uintptr_t aligned = (first + page - 1) / page * page;
-  if (aligned + page > end) return;
-  // Advice: a refusal costs nothing but time.
-  (void)madvise(reinterpret_cast<void*>(aligned), (end - aligned) / page * page, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
 
 // Memory of one worker, taken once and kept from item to item: uninitialised, aligned to a vector.
 // Every call must ask for the same count.

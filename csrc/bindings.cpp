@@ -14,7 +14,7 @@
 
 #include "common/dtype.h"
 #include "common/isa.h"
-#include "ops/blur_decimate.h"
+#include "ops/blur.h"
 
 #ifdef PYSR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -137,7 +137,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_architectures") = "";
 #endif
 
-  PYSR_ADD(blur_decimate);
-  PYSR_ADD(blur_decimate_grad_x);
-  PYSR_ADD(blur_decimate_grad_kernels);
+  PYSR_ADD(blur);
+  PYSR_ADD(blur_grad_x);
+  PYSR_ADD(blur_grad_kernels);
 }

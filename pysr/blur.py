@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,11 @@ from torch import Tensor
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
 # dan.txt section 4.1.1: widths drawn in training, by scale; a scale of 1 (deblurring) takes x2's.
 SETTING1_RANGE = {1: (0.2, 2.0), 2: (0.2, 2.0), 3: (0.2, 3.0), 4: (0.2, 4.0)}
+# abl.txt, equation 6 and algorithm 1: variances along the rotated axes at a factor of 1, angles in
+# degrees, and half the side of the region that the kernel covers.
+MIXTURE_VARIANCES = (1.0, 0.3)
+MIXTURE_ANGLES = (0.0, 45.0, -45.0, 90.0)
+MIXTURE_EXTENT = 4.0
 # papers/dan: Setting 2's kernel size in training, by scale.
 SETTING2_SIZE = {1: 11, 2: 11, 3: 15, 4: 21}
 
@@ -131,6 +137,60 @@ def gaussian8(scale: int, size: int = 21) -> Tensor:
     if scale not in GAUSSIAN8_RANGE:
         raise ValueError(f"scale: Gaussian8 is defined for 2, 3 and 4, got {scale}")
     return isotropic(torch.linspace(*GAUSSIAN8_RANGE[scale], 8), size)
+
+
+def mixture_gaussians(k: int = 16, factor: float | Sequence[float] | Tensor = 1.0) -> Tensor:
+    """The Gaussians that `pysr.ops.mixture_blur` mixes (abl.txt, equation 6 and algorithm 1).
+
+    The kernel covers the region -4 to 4 with k x k cells, and a tap is the integral of the density
+    over its cell. The variances are factor and 0.3 * factor along axes turned by 0, 45, -45 and 90
+    degrees (anticlockwise). As in the paper nothing is normalised: a kernel sums to the part of the
+    density that lies in the region, 0.9999 at factor 1 and 0.98 at factor 3. For even k the centre
+    lies between taps, half a pixel above and left of tap k // 2, unlike that of the other families.
+
+    Along x an integral is closed, by the error function; along y it is a Gauss-Legendre sum of 32
+    points per cell, in float64, within 1e-12 as long as a cell is no wider than 15 standard
+    deviations of the narrow axis (factors from 0.1 at k = 3, from 0.004 at k = 16). Differentiable
+    by factor, so that it can be learned.
+
+    Args:
+        k: kernel size, at least 1.
+        factor: above 0; one number, or several, as the 1 and 1.2 of the paper's second group.
+    Returns:
+        (4, k, k), or four after four (4 * F, k, k) for F factors; of factor's dtype and device if
+        it is a tensor, else float32.
+    Raises:
+        ValueError: if a factor is not positive or k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k: expected a kernel size of at least 1, got {k}")
+    factor = factor if torch.is_tensor(factor) else torch.tensor(factor, dtype=torch.float32)
+    if not bool((factor > 0).all()):
+        raise ValueError(f"factor: expected numbers above 0, got {factor.min().item():.4g}")
+    theta = torch.tensor(MIXTURE_ANGLES, dtype=torch.float64, device=factor.device).deg2rad()
+    scale = factor.double().reshape(-1, 1)
+    along, across = MIXTURE_VARIANCES
+    variance_x, variance_y, covariance = (
+        (scale * shape).reshape(-1, 1, 1, 1)  # (G, row, column, point)
+        for shape in (
+            along * theta.cos() ** 2 + across * theta.sin() ** 2,
+            along * theta.sin() ** 2 + across * theta.cos() ** 2,
+            (across - along) * theta.sin() * theta.cos(),  # rows are counted downwards
+        )
+    )
+    cell = 2 * MIXTURE_EXTENT / k
+    edges = torch.arange(k + 1, dtype=torch.float64, device=factor.device) * cell - MIXTURE_EXTENT
+    points, shares = (
+        torch.from_numpy(values).to(factor.device) for values in np.polynomial.legendre.leggauss(32)
+    )
+    y = (edges[:-1, None] + cell * (points + 1) / 2)[:, None, :]
+    density = torch.exp(-0.5 * y**2 / variance_y) / (2 * math.pi * variance_y).sqrt()
+    # Given y, x is distributed about covariance / variance_y * y.
+    spread_x = (variance_x - covariance**2 / variance_y).sqrt()
+    below = torch.special.ndtr((edges[:, None] - covariance / variance_y * y) / spread_x)
+    inside = below[:, :, 1:] - below[:, :, :-1]
+    kernels = cell / 2 * (density * inside * shares).sum(-1)
+    return kernels.to(factor.dtype)
 
 
 def load_mat(path: str | Path) -> Tensor:

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import dblquad
 from scipy.io import savemat
 
 from pysr import blur
@@ -68,6 +69,59 @@ def test_irregular_noise_stays_within_a_quarter():
     spread = ratio.amax((1, 2)) / ratio.amin((1, 2))
     assert spread.max() <= 1.25 * (1 + 1e-4)
     assert spread.max() > 1.2
+
+
+def covariances(factor):
+    """Of the four Gaussians of abl.txt, equation 6; x runs right, y down."""
+    for degrees in (0, 45, -45, 90):
+        theta = math.radians(degrees)
+        axes = np.array([[math.cos(theta), math.sin(theta)], [-math.sin(theta), math.cos(theta)]])
+        yield factor * axes @ np.diag([1.0, 0.3]) @ axes.T
+
+
+@pytest.mark.parametrize("k, factor", [(16, 1.0), (16, 0.25), (7, 3.0), (3, 0.25)])
+def test_mixture_gaussians_integrate_the_density(k, factor):
+    kernels = blur.mixture_gaussians(k, torch.tensor(factor, dtype=torch.float64))
+    edges = np.linspace(-4, 4, k + 1)
+    cells = {(k // 2, k // 2), (k // 2 - 1, k // 2), (k // 2, min(k // 2 + 2, k - 1)), (0, k - 1)}
+    for kernel, covariance in zip(kernels, covariances(factor), strict=True):
+        inverse = np.linalg.inv(covariance)
+        scale = 1 / (2 * math.pi * math.sqrt(np.linalg.det(covariance)))
+
+        def density(y, x, inverse=inverse, scale=scale):
+            (xx, xy), (_, yy) = inverse
+            return scale * math.exp(-0.5 * (xx * x * x + 2 * xy * x * y + yy * y * y))
+
+        for row, column in cells:
+            bounds = (*edges[column : column + 2], *edges[row : row + 2])
+            expected, _ = dblquad(density, *bounds, epsabs=1e-11, epsrel=1e-9)
+            assert float(kernel[row, column]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_mixture_gaussians_are_what_the_paper_describes():
+    kernels = blur.mixture_gaussians()
+    assert kernels.shape == (4, 16, 16) and kernels.dtype == torch.float32
+    flat, rising, falling, upright = kernels
+    torch.testing.assert_close(kernels, kernels.flip((1, 2)))
+    torch.testing.assert_close(flat, upright.T)
+    torch.testing.assert_close(rising, falling.flip(1))
+    assert rising[4, 11] > 100 * rising[11, 11]  # up and to the right
+    torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(4), atol=1e-4, rtol=0)
+    # A cell is half a unit wide; variance 1 along, 0.3 across, and 1 / 12 of a cell's square.
+    marginal = torch.stack((flat.sum(0), flat.sum(1))).double()
+    axis = (torch.arange(16) - 7.5) / 2
+    expected = torch.tensor([1.0, 0.3], dtype=torch.float64) + 0.25 / 12
+    torch.testing.assert_close((marginal * axis**2).sum(1), expected, atol=2e-3, rtol=0)
+    # The second group of the paper: the same four again, at 1.2 times the factor.
+    both = blur.mixture_gaussians(15, [0.5, 0.6])
+    torch.testing.assert_close(both[:4], blur.mixture_gaussians(15, 0.5))
+    torch.testing.assert_close(both[4:], blur.mixture_gaussians(15, 0.6))
+
+
+def test_the_factor_of_mixture_gaussians_can_be_learned():
+    factor = torch.tensor([0.5, 1.5], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: blur.mixture_gaussians(5, f), factor)
+    assert blur.mixture_gaussians(4, factor.detach().half()).dtype == torch.float16
 
 
 def test_gaussian8_has_the_published_widths():
@@ -171,6 +225,10 @@ def test_a_users_kernel_is_made_exact():
 def test_bad_arguments_name_what_was_expected():
     with pytest.raises(ValueError, match="sigma: expected widths above 0, got 0"):
         blur.isotropic(0.0)
+    with pytest.raises(ValueError, match="factor: expected numbers above 0, got -1"):
+        blur.mixture_gaussians(3, [1.0, -1.0])
+    with pytest.raises(ValueError, match="k: expected a kernel size of at least 1, got 0"):
+        blur.mixture_gaussians(0)
     with pytest.raises(ValueError, match="size"):
         blur.isotropic(1.0, 0)
     with pytest.raises(ValueError, match="components: expected 1 to 4"):

@@ -22,16 +22,6 @@ PYSR_HD inline int64_t reflect(int64_t i, int64_t length) {
   return i < length ? i : period - i;
 }
 
-// The padded indices r >= 0 with reflect(r - margin, length) == y are direct + t * period and
-// mirrored + t * period; the two coincide at the turning points.
-struct Preimages {
-  int64_t direct, mirrored, period;
-  PYSR_HD Preimages(int64_t y, int64_t margin, int64_t length) : period(reflect_period(length)) {
-    direct = (margin + y) % period;
-    mirrored = ((margin - y) % period + period) % period;
-  }
-};
-
 // How many of 0 .. count - 1 are congruent to `phase` modulo `stride`.
 PYSR_HD inline int64_t phase_count(int64_t count, int64_t phase, int64_t stride) {
   return phase < count ? ceil_div(count - phase, stride) : 0;

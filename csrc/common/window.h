@@ -17,6 +17,35 @@ PYSR_HD inline int64_t shown(int64_t i, int64_t length, Padding padding) {
   return -1;
 }
 
+// The indices r of a padded row of `count` pixels that show pixel i, those with
+// shown(r - margin, length, padding) == i, in ascending order:
+//   for (int64_t r = from.first; r < from.end; r = from.after(r))
+struct Preimages {
+  int64_t first, end;
+
+  PYSR_HD Preimages(int64_t i, int64_t length, int64_t margin, int64_t count, Padding padding)
+      : first(margin + i), end(first < count ? first + 1 : count) {
+    if (padding == Padding::reflect) {
+      // One in every period shows i directly, another one mirrored, save at the turning points.
+      period_ = reflect_period(length);
+      const int64_t direct = first % period_;
+      const int64_t mirrored = ((margin - i) % period_ + period_) % period_;
+      first = direct < mirrored ? direct : mirrored;
+      gap_ = direct + mirrored - 2 * first;
+      end = count;
+    } else if (padding == Padding::replicate) {
+      if (i == 0) first = 0;
+      if (i == length - 1) end = count;
+    }
+  }
+  PYSR_HD int64_t after(int64_t r) const {
+    return r + (gap_ > 0 && (r - first) % period_ == 0 ? gap_ : period_ - gap_);
+  }
+
+ private:
+  int64_t period_ = 1, gap_ = 0;  // steps of gap and period - gap by turns
+};
+
 struct Windows {
   int64_t h, w;  // of the picture
   int64_t k, stride;
@@ -34,6 +63,13 @@ struct Windows {
   // The pixels under padded row and column, or -1.
   PYSR_HD int64_t row(int64_t padded) const { return shown(padded - margin(), h, padding); }
   PYSR_HD int64_t column(int64_t padded) const { return shown(padded - margin(), w, padding); }
+  // The padded rows and columns that show a pixel.
+  PYSR_HD Preimages rows_showing(int64_t y) const {
+    return Preimages(y, h, margin(), padded_h(), padding);
+  }
+  PYSR_HD Preimages columns_showing(int64_t x) const {
+    return Preimages(x, w, margin(), padded_w(), padding);
+  }
   bool valid(int64_t max_size, int64_t max_stride) const {
     return h > 0 && w > 0 && k > 0 && k <= max_size && stride > 0 && stride <= max_stride &&
            padding >= Padding::reflect && padding <= Padding::none &&

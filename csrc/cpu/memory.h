@@ -1,10 +1,12 @@
 // Scratch memory of the CPU kernels, and rows moved between storage and accumulation types.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "common/dtype.h"
 
@@ -34,6 +36,12 @@ class Buffer {
 // count numbers from every step-th place on.
 template <class S>
 void widen_row(const S* from, int64_t step, Accumulator<S>* to, int64_t count) {
+  if constexpr (std::is_same<S, Accumulator<S>>::value) {
+    if (step == 1) {
+      std::copy_n(from, count, to);
+      return;
+    }
+  }
   if (step == 1) {
     for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
   } else {
@@ -43,7 +51,11 @@ void widen_row(const S* from, int64_t step, Accumulator<S>* to, int64_t count) {
 
 template <class S>
 void narrow_row(const Accumulator<S>* from, S* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = Narrow<S>::from(from[i]);
+  if constexpr (std::is_same<S, Accumulator<S>>::value) {
+    std::copy_n(from, count, to);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = Narrow<S>::from(from[i]);
+  }
 }
 
 }  // namespace pysr

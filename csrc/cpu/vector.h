@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
 #if defined(__AVX512F__)
 #define PYSR_ISA avx512
@@ -53,6 +54,28 @@ PYSR_INLINE void load(Vector<T>& vector, const T* from) {
 template <class T>
 PYSR_INLINE void store(T* to, const Vector<T>& vector) {
   __builtin_memcpy(to, &vector, sizeof vector);
+}
+
+// Every second group of H lanes of a with those of b: the first ones of each pair, or the second.
+template <class T, int H, bool Second, int... Lane>
+PYSR_INLINE void mix_lanes(Vector<T>& mixed, const Vector<T>& a, const Vector<T>& b,
+                           std::integer_sequence<int, Lane...>) {
+  mixed = __builtin_shufflevector(
+      a, b, (Lane & H ? kLanes<T> + Lane - (Second ? 0 : H) : Lane + (Second ? H : 0))...);
+}
+
+// Row i, lane j <-> row j, lane i.
+template <class T, int H = kLanes<T> / 2>
+PYSR_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
+  constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>{};
+  PYSR_UNROLL
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if (i & H) continue;
+    const Vector<T> a = rows[i], b = rows[i + H];
+    mix_lanes<T, H, false>(rows[i], a, b, lanes);
+    mix_lanes<T, H, true>(rows[i + H], a, b, lanes);
+  }
+  if constexpr (H > 1) transpose<T, H / 2>(rows);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 """Blur every sample with its own kernel and keep every stride-th pixel (dan.txt, equation 1).
 
-The operator is bilinear, so its two gradients and it are closed under differentiation: each of the
-three is the gradient of another, and gradients of any order run on the same kernels.
+The kernels that it runs on, and all but what is said here, it shares with `mixture_blur`: _blur.py.
 """
 
 from __future__ import annotations
@@ -11,18 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
-from pysr.ops._check import (
-    HALVES,
-    check_integer,
-    check_like,
-    check_picture,
-    check_shape,
-    check_tensor,
-)
-from pysr.ops._launch import DEVICES, launch
+from pysr.ops._blur import accumulator, check_blur, register_blur
+from pysr.ops._check import HALVES, check_like
 from pysr.ops._windows import padded
-
-MAX_SIZE, MAX_STRIDE = 64, 8
 
 
 def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
@@ -49,9 +39,10 @@ def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
         ValueError: for other shapes, sizes, strides, or tensors on different devices.
         TypeError: for arguments of other types or dtypes.
     """
-    check_arguments(x, kernels, stride)
+    check_blur(x, kernels, stride, "reflect", per_channel=False)
+    check_like("kernels", kernels, "x", x)
     if x.device.type in _ext.DEVICES:
-        return torch.ops.pysr.blur_decimate(x, kernels, stride)
+        return torch.ops.pysr.blur_decimate(x, kernels.to(accumulator(x.dtype)), stride)
     return blur_decimate_reference(x, kernels, stride)
 
 
@@ -66,143 +57,6 @@ def blur_decimate_reference(x: Tensor, kernels: Tensor, stride: int = 1) -> Tens
     return out.view(n, c, *out.shape[-2:])
 
 
-def check_arguments(x: Tensor, kernels: Tensor, stride: int) -> None:
-    check_picture("x", x)
-    check_tensor("kernels", kernels)
-    if kernels.ndim != 3 or kernels.shape[0] != x.shape[0] or kernels.shape[1] != kernels.shape[2]:
-        raise ValueError(
-            f"kernels: expected (N, k, k) with N = {x.shape[0]}, got {tuple(kernels.shape)}"
-        )
-    if not 1 <= kernels.shape[2] <= MAX_SIZE:
-        raise ValueError(f"kernels: expected k from 1 to {MAX_SIZE}, got {tuple(kernels.shape)}")
-    check_like("kernels", kernels, "x", x)
-    check_integer("stride", stride, 1, MAX_STRIDE)
-
-
-def _check_slope(grad: Tensor, x: Tensor, stride: int, name: str, other: Tensor) -> None:
-    n, c, h, w = x.shape
-    check_shape("grad", grad, (n, c, -(-h // stride), -(-w // stride)))
-    check_like("grad", grad, name, other)
-
-
-# The three operators. Each writes one of x, kernels and out = blur_decimate(x, kernels) from the
-# other two; a gradient stands in the place of the tensor that it belongs to.
-
-torch.library.define("pysr::blur_decimate", "(Tensor x, Tensor kernels, int stride) -> Tensor")
-torch.library.define(
-    "pysr::blur_decimate_grad_x",
-    "(Tensor grad, Tensor kernels, SymInt height, SymInt width, int stride) -> Tensor",
-)
-torch.library.define(
-    "pysr::blur_decimate_grad_kernels", "(Tensor grad, Tensor x, SymInt k, int stride) -> Tensor"
-)
-
-
-@torch.library.register_fake("pysr::blur_decimate")
-def _fake(x, kernels, stride):
-    check_arguments(x, kernels, stride)
-    n, c, h, w = x.shape
-    return x.new_empty(n, c, -(-h // stride), -(-w // stride))
-
-
-@torch.library.register_fake("pysr::blur_decimate_grad_x")
-def _fake_grad_x(grad, kernels, height, width, stride):
-    return grad.new_empty(grad.shape[0], grad.shape[1], height, width)
-
-
-@torch.library.register_fake("pysr::blur_decimate_grad_kernels")
-def _fake_grad_kernels(grad, x, k, stride):
-    return x.new_empty(x.shape[0], k, k)
-
-
-def _run(name: str, x: Tensor, kernels: Tensor, out: Tensor, stride: int) -> None:
-    n, c, h, w = x.shape
-    launch(
-        name,
-        x.device,
-        **{"x": x, "kernels": kernels, "out": out, "n": n, "c": c, "h": h, "w": w},
-        **{"k": kernels.shape[2], "stride": stride, "padding": _ext.PADDINGS["reflect"]},
-        **{"x_stride": x.stride(), "out_stride": out.stride(), "dtype": _ext.DTYPES[x.dtype]},
-    )
-
-
-@torch.library.register_kernel("pysr::blur_decimate", DEVICES)
-def _forward(x, kernels, stride):
-    check_arguments(x, kernels, stride)
-    kernels = kernels.contiguous()
-    n, c, h, w = x.shape
-    out = x.new_empty((n, c, -(-h // stride), -(-w // stride)))
-    _run("blur_decimate", x, kernels, out, stride)
-    return out
-
-
-@torch.library.register_kernel("pysr::blur_decimate_grad_x", DEVICES)
-def _grad_x(grad, kernels, height, width, stride):
-    kernels = kernels.contiguous()
-    x = grad.new_empty((grad.shape[0], grad.shape[1], height, width))
-    check_arguments(x, kernels, stride)
-    _check_slope(grad, x, stride, "kernels", kernels)
-    _run("blur_decimate_grad_x", x, kernels, grad, stride)
-    return x
-
-
-@torch.library.register_kernel("pysr::blur_decimate_grad_kernels", DEVICES)
-def _grad_kernels(grad, x, k, stride):
-    kernels = x.new_empty((x.shape[0], k, k))
-    check_arguments(x, kernels, stride)
-    _check_slope(grad, x, stride, "x", x)
-    _run("blur_decimate_grad_kernels", x, kernels, grad, stride)
-    return kernels
-
-
-def _save(ctx, inputs, output):
-    first, second, *sizes = inputs
-    by_first, by_second = ctx.needs_input_grad[:2]
-    # What one input's gradient needs is the other input.
-    ctx.save_for_backward(first if by_second else None, second if by_first else None)
-    ctx.shape, ctx.sizes = first.shape if by_first else None, sizes
-    ctx.k = second.shape[-1] if by_second else None
-
-
-def _backward(ctx, grad):
-    (x, kernels), (stride,), ops = ctx.saved_tensors, ctx.sizes, torch.ops.pysr
-    by_x, by_kernels = ctx.needs_input_grad[:2]
-    return (
-        ops.blur_decimate_grad_x(grad, kernels, *ctx.shape[2:], stride) if by_x else None,
-        ops.blur_decimate_grad_kernels(grad, x, ctx.k, stride) if by_kernels else None,
-        None,
-    )
-
-
-def _backward_of_grad_x(ctx, grad_x):
-    (slope, kernels), stride, ops = ctx.saved_tensors, ctx.sizes[-1], torch.ops.pysr
-    by_slope, by_kernels = ctx.needs_input_grad[:2]
-    return (
-        ops.blur_decimate(grad_x, kernels, stride) if by_slope else None,
-        ops.blur_decimate_grad_kernels(slope, grad_x, ctx.k, stride) if by_kernels else None,
-        *(None, None, None),
-    )
-
-
-def _backward_of_grad_kernels(ctx, grad_kernels):
-    (slope, x), stride, ops = ctx.saved_tensors, ctx.sizes[-1], torch.ops.pysr
-    by_slope, by_x = ctx.needs_input_grad[:2]
-    return (
-        ops.blur_decimate(x, grad_kernels, stride) if by_slope else None,
-        ops.blur_decimate_grad_x(slope, grad_kernels, *ctx.x_size, stride) if by_x else None,
-        *(None, None),
-    )
-
-
-def _save_sizes(ctx, inputs, output):
-    _save(ctx, inputs, output)
-    ctx.x_size = inputs[1].shape[2:]
-
-
-torch.library.register_autograd("pysr::blur_decimate", _backward, setup_context=_save)
-torch.library.register_autograd(
-    "pysr::blur_decimate_grad_x", _backward_of_grad_x, setup_context=_save
-)
-torch.library.register_autograd(
-    "pysr::blur_decimate_grad_kernels", _backward_of_grad_kernels, setup_context=_save_sizes
+register_blur(
+    "blur_decimate", "int stride", per_channel=False, windows=lambda stride: (stride, "reflect")
 )

@@ -1,4 +1,4 @@
-// blur_decimate on CUDA.
+// blur on CUDA.
 //
 // Decimation is taken apart by phase: the taps whose rows and columns have the same remainders
 // modulo the stride see the picture as an ordinary correlation of its every stride-th pixel. So one
@@ -11,14 +11,14 @@
 #include "common/dtype.h"
 #include "common/index.h"
 #include "common/launch.h"
-#include "ops/blur_decimate.h"
+#include "ops/blur.h"
 
 namespace pysr {
 namespace {
 
-using Params = BlurDecimateParams;
+using Params = BlurParams;
 
-constexpr int kTile = static_cast<int>(blur_decimate_cuda_tile);
+constexpr int kTile = static_cast<int>(blur_cuda_tile);
 constexpr int kWarps = 4;
 constexpr int kThreads = kTile * kWarps;
 constexpr int kSumThreads = 256;  // of the kernels' gradient
@@ -53,7 +53,19 @@ struct Phase {
 template <class S>
 __device__ const S* plane_of(const void* base, const int64_t (&stride)[4], int64_t plane,
                              const Params& p) {
-  return static_cast<const S*>(base) + plane / p.c * stride[0] + plane % p.c * stride[1];
+  return static_cast<const S*>(base) + p.offset(stride, plane);
+}
+
+template <class T>
+__device__ const T* kernel_of(int64_t plane, const Params& p) {
+  return static_cast<const T*>(p.kernels) + p.kernel_of(plane) * p.k * p.k;
+}
+
+// What the padded picture shows.
+template <class S>
+__device__ Accumulator<S> shown_pixel(const S* x, int64_t row, int64_t column, const Params& p) {
+  const int64_t y = p.row(row), at = p.column(column);
+  return y < 0 || at < 0 ? 0 : widen(x[y * p.x_stride[2] + at * p.x_stride[3]]);
 }
 
 // sums[r] += correlation of `taps` (column by column) with the tile, for kRows<T> rows from `in`
@@ -90,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 6) forward_kernel(Params p) {
   const int64_t plane = blockIdx.x / tiles, tile = blockIdx.x % tiles;
   const int64_t top = tile / across * kTileRows<T>, left = tile % across * kTile;
   const S* x = plane_of<S>(p.x, p.x_stride, plane, p);
-  const S* kernel = static_cast<const S*>(p.kernels) + plane / p.c * p.k * p.k;
+  const T* kernel = kernel_of<T>(plane, p);
   const int x0 = static_cast<int>(threadIdx.x), y0 = static_cast<int>(threadIdx.y);
 
   T sums[kRows<T>] = {};
@@ -102,16 +114,16 @@ __global__ void __launch_bounds__(kThreads, 6) forward_kernel(Params p) {
     T* taps = shared + rows * step;
     __syncthreads();  // the last phase's tile is read to the end
     for (int r = y0; r < rows; r += kWarps) {
-      const int64_t y = reflect(p.stride * (top + r) + phase.row - p.margin(), p.h);
+      const int64_t row = p.stride * (top + r) + phase.row;
       for (int q = x0; q < columns; q += kTile) {
-        const int64_t at = reflect(p.stride * (left + q) + phase.column - p.margin(), p.w);
-        shared[r * step + q] = widen(x[y * p.x_stride[2] + at * p.x_stride[3]]);
+        const int64_t column = p.stride * (left + q) + phase.column;
+        shared[r * step + q] = shown_pixel(x, row, column, p);
       }
     }
     for (int t = y0 * kTile + x0; t < phase.rows * phase.columns; t += kThreads) {
       const int64_t u = p.stride * (t % phase.rows) + phase.row;
       const int64_t v = p.stride * (t / phase.rows) + phase.column;
-      taps[t] = widen(kernel[u * p.k + v]);
+      taps[t] = kernel[u * p.k + v];
     }
     __syncthreads();
     correlate(shared + y0 * kRows<T> * step + x0, step, taps, phase, sums);
@@ -147,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 6) grad_padded_kernel(Params p) {
   const int64_t plane = rest / (phases * phases);
   const int64_t top = tile / count.across * kTileRows<T>, left = tile % count.across * kTile;
   const S* g = plane_of<S>(p.out, p.out_stride, plane, p);
-  const S* kernel = static_cast<const S*>(p.kernels) + plane / p.c * p.k * p.k;
+  const T* kernel = kernel_of<T>(plane, p);
   const int x0 = static_cast<int>(threadIdx.x), y0 = static_cast<int>(threadIdx.y);
 
   const int rows = kTileRows<T> + phase.rows - 1, columns = kTile + phase.columns - 1;
@@ -164,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 6) grad_padded_kernel(Params p) {
   for (int t = y0 * kTile + x0; t < phase.rows * phase.columns; t += kThreads) {
     const int64_t u = p.stride * (phase.rows - 1 - t % phase.rows) + phase.row;
     const int64_t v = p.stride * (phase.columns - 1 - t / phase.rows) + phase.column;
-    taps[t] = widen(kernel[u * p.k + v]);
+    taps[t] = kernel[u * p.k + v];
   }
   __syncthreads();
   T sums[kRows<T>] = {};
@@ -184,36 +196,20 @@ __global__ void __launch_bounds__(kThreads, 6) grad_padded_kernel(Params p) {
 // touches.
 PYSR_HD inline bool touched(int64_t index, const Params& p) { return index % p.stride < p.k; }
 
-template <class T>
-__device__ T folded_row(const T* row, const Preimages& from, int64_t count, const Params& p) {
-  T sum = 0;
-  for (int64_t q = from.direct; q < count; q += from.period) {
-    if (touched(q, p)) sum += row[q];
-  }
-  if (from.mirrored == from.direct) return sum;
-  for (int64_t q = from.mirrored; q < count; q += from.period) {
-    if (touched(q, p)) sum += row[q];
-  }
-  return sum;
-}
-
 // Each pixel gathers the padded pixels that showed it.
 template <class S>
 __global__ void __launch_bounds__(kFoldThreads, 4) fold_kernel(Params p) {
   using T = Accumulator<S>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kFoldThreads + threadIdx.x;
-  if (index >= p.n * p.c * p.h * p.w) return;
+  if (index >= p.planes() * p.h * p.w) return;
   const int64_t plane = index / (p.h * p.w), y = index / p.w % p.h;
-  const int64_t padded_h = p.padded_h(), padded_w = p.padded_w();
-  const T* padded = static_cast<const T*>(p.workspace) + plane * padded_h * padded_w;
-  const Preimages rows(y, p.margin(), p.h), columns(index % p.w, p.margin(), p.w);
+  const int64_t padded_w = p.padded_w();
+  const T* padded = static_cast<const T*>(p.workspace) + plane * p.padded_h() * padded_w;
+  const Preimages rows = p.rows_showing(y), columns = p.columns_showing(index % p.w);
   T sum = 0;
-  for (int64_t r = rows.direct; r < padded_h; r += rows.period) {
-    if (touched(r, p)) sum += folded_row(padded + r * padded_w, columns, padded_w, p);
-  }
-  if (rows.mirrored != rows.direct) {
-    for (int64_t r = rows.mirrored; r < padded_h; r += rows.period) {
-      if (touched(r, p)) sum += folded_row(padded + r * padded_w, columns, padded_w, p);
+  for (int64_t r = rows.first; r < rows.end; r = rows.after(r)) {
+    for (int64_t q = columns.first; q < columns.end; q = columns.after(q)) {
+      if (touched(r, p) && touched(q, p)) sum += padded[r * padded_w + q];
     }
   }
   static_cast<S*>(p.x)[index] = Narrow<S>::from(sum);
@@ -271,8 +267,7 @@ __global__ void __launch_bounds__(kSumThreads, 2) tap_sums_kernel(Params p, int6
       const int64_t column = p.stride * (left + q) + phase.column;
       T pixel = 0;
       if (row < padded_h && column < padded_w) {
-        pixel = widen(x[reflect(row - p.margin(), p.h) * p.x_stride[2] +
-                        reflect(column - p.margin(), p.w) * p.x_stride[3]]);
+        pixel = shown_pixel(x, row, column, p);
       }
       shared[r * step + q] = pixel;
     }
@@ -316,16 +311,18 @@ __global__ void __launch_bounds__(kSumThreads, 2) tap_sums_kernel(Params p, int6
   }
 }
 
-template <class S>
+template <class T>
 __global__ void __launch_bounds__(kFoldThreads, 4) add_parts_kernel(Params p, int64_t parts) {
-  using T = Accumulator<S>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kFoldThreads + threadIdx.x;
   const int64_t taps = p.k * p.k;
-  if (index >= p.n * taps) return;
-  const T* from = static_cast<const T*>(p.workspace) + index / taps * p.c * parts * taps;
+  if (index >= p.kernel_count() * taps) return;
   double sum = 0;
-  for (int64_t part = 0; part < p.c * parts; ++part) sum += from[part * taps + index % taps];
-  static_cast<S*>(p.kernels)[index] = Narrow<S>::from(static_cast<T>(sum));
+  for (int64_t sharer = 0; sharer < p.sharers(); ++sharer) {
+    const int64_t plane = p.sharer(index / taps, sharer);
+    const T* from = static_cast<const T*>(p.workspace) + plane * parts * taps + index % taps;
+    for (int64_t part = 0; part < parts; ++part) sum += from[part * taps];
+  }
+  static_cast<T*>(p.kernels)[index] = static_cast<T>(sum);
 }
 
 // Shared memory of correlate's tile and taps, for the first phase, which is the largest.
@@ -340,51 +337,52 @@ template <class S>
 cudaError_t forward(const Params& p, cudaStream_t stream) {
   using T = Accumulator<S>;
   const int64_t tiles = ceil_div(p.ho(), kTileRows<T>) * ceil_div(p.wo(), kTile);
-  return launch(forward_kernel<S>, p.n * p.c * tiles, dim3(kTile, kWarps), tile_bytes<T>(p), stream,
+  return launch(forward_kernel<S>, p.planes() * tiles, dim3(kTile, kWarps), tile_bytes<T>(p), stream,
                 p);
 }
 
 template <class S>
 cudaError_t grad_x(const Params& p, cudaStream_t stream) {
   using T = Accumulator<S>;
-  const int64_t blocks = p.n * p.c * p.phases() * p.phases() * PaddedTiles<T>(p).tiles;
+  const int64_t blocks = p.planes() * p.phases() * p.phases() * PaddedTiles<T>(p).tiles;
   const cudaError_t status = launch(grad_padded_kernel<S>, blocks, dim3(kTile, kWarps),
                                     tile_bytes<T>(p), stream, p);
   if (status != cudaSuccess) return status;
-  const int64_t pixels = p.n * p.c * p.h * p.w;
+  const int64_t pixels = p.planes() * p.h * p.w;
   return launch(fold_kernel<S>, ceil_div(pixels, kFoldThreads), dim3(kFoldThreads), 0, stream, p);
 }
 
 template <class S>
 cudaError_t grad_kernels(const Params& p, cudaStream_t stream) {
   const Strips strips(p);
-  const int64_t parts = blur_decimate_parts(p);
+  const int64_t parts = blur_parts(p);
   const int tile = strips.rows() * pitch(strips.columns()) + kTile * kTile;
   const int teams = kTaps * kSumThreads;
   const size_t bytes = sizeof(Accumulator<S>) * static_cast<size_t>(tile > teams ? tile : teams);
-  const int64_t blocks = p.n * p.c * parts * p.phases() * p.phases() * strips.sets;
+  const int64_t blocks = p.planes() * parts * p.phases() * p.phases() * strips.sets;
   const cudaError_t status =
       launch(tap_sums_kernel<S>, blocks, dim3(kSumThreads), bytes, stream, p, parts);
   if (status != cudaSuccess) return status;
-  return launch(add_parts_kernel<S>, ceil_div(p.n * p.k * p.k, kFoldThreads), dim3(kFoldThreads), 0,
-                stream, p, parts);
+  return launch(add_parts_kernel<Accumulator<S>>,
+                ceil_div(p.kernel_count() * p.k * p.k, kFoldThreads), dim3(kFoldThreads), 0, stream,
+                p, parts);
 }
 
 }  // namespace
 
-int blur_decimate_cuda(const Params& p, cudaStream_t stream) {
+int blur_cuda(const Params& p, cudaStream_t stream) {
   if (!p.valid()) return cudaErrorInvalidValue;
   return dispatch(p.dtype,
                   [&](auto type) { return forward<typename decltype(type)::type>(p, stream); });
 }
 
-int blur_decimate_grad_x_cuda(const Params& p, cudaStream_t stream) {
+int blur_grad_x_cuda(const Params& p, cudaStream_t stream) {
   if (!p.valid() || p.workspace == nullptr) return cudaErrorInvalidValue;
   return dispatch(p.dtype,
                   [&](auto type) { return grad_x<typename decltype(type)::type>(p, stream); });
 }
 
-int blur_decimate_grad_kernels_cuda(const Params& p, cudaStream_t stream) {
+int blur_grad_kernels_cuda(const Params& p, cudaStream_t stream) {
   if (!p.valid() || p.workspace == nullptr) return cudaErrorInvalidValue;
   return dispatch(p.dtype, [&](auto type) {
     return grad_kernels<typename decltype(type)::type>(p, stream);

@@ -1,5 +1,6 @@
 """Operators: every one has a plain torch reference beside kernels for CPU and CUDA."""
 
 from pysr.ops.blur_decimate import blur_decimate
+from pysr.ops.svconv import svconv
 
-__all__ = ["blur_decimate"]
+__all__ = ["blur_decimate", "svconv"]

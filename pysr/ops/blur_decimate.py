@@ -1,8 +1,4 @@
-"""Blur every sample with its own kernel and keep every stride-th pixel (dan.txt, equation 1).
-
-The operator is bilinear, so its two gradients and it are closed under differentiation: each of the
-three is the gradient of another, and gradients of any order run on the same kernels.
-"""
+"""Blur every sample with its own kernel and keep every stride-th pixel (dan.txt, equation 1)."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
+from pysr.ops._bilinear import register_gradients
 from pysr.ops._check import (
     HALVES,
     check_integer,
@@ -155,54 +152,4 @@ def _grad_kernels(grad, x, k, stride):
     return kernels
 
 
-def _save(ctx, inputs, output):
-    first, second, *sizes = inputs
-    by_first, by_second = ctx.needs_input_grad[:2]
-    # What one input's gradient needs is the other input.
-    ctx.save_for_backward(first if by_second else None, second if by_first else None)
-    ctx.shape, ctx.sizes = first.shape if by_first else None, sizes
-    ctx.k = second.shape[-1] if by_second else None
-
-
-def _backward(ctx, grad):
-    (x, kernels), (stride,), ops = ctx.saved_tensors, ctx.sizes, torch.ops.pysr
-    by_x, by_kernels = ctx.needs_input_grad[:2]
-    return (
-        ops.blur_decimate_grad_x(grad, kernels, *ctx.shape[2:], stride) if by_x else None,
-        ops.blur_decimate_grad_kernels(grad, x, ctx.k, stride) if by_kernels else None,
-        None,
-    )
-
-
-def _backward_of_grad_x(ctx, grad_x):
-    (slope, kernels), stride, ops = ctx.saved_tensors, ctx.sizes[-1], torch.ops.pysr
-    by_slope, by_kernels = ctx.needs_input_grad[:2]
-    return (
-        ops.blur_decimate(grad_x, kernels, stride) if by_slope else None,
-        ops.blur_decimate_grad_kernels(slope, grad_x, ctx.k, stride) if by_kernels else None,
-        *(None, None, None),
-    )
-
-
-def _backward_of_grad_kernels(ctx, grad_kernels):
-    (slope, x), stride, ops = ctx.saved_tensors, ctx.sizes[-1], torch.ops.pysr
-    by_slope, by_x = ctx.needs_input_grad[:2]
-    return (
-        ops.blur_decimate(x, grad_kernels, stride) if by_slope else None,
-        ops.blur_decimate_grad_x(slope, grad_kernels, *ctx.x_size, stride) if by_x else None,
-        *(None, None),
-    )
-
-
-def _save_sizes(ctx, inputs, output):
-    _save(ctx, inputs, output)
-    ctx.x_size = inputs[1].shape[2:]
-
-
-torch.library.register_autograd("pysr::blur_decimate", _backward, setup_context=_save)
-torch.library.register_autograd(
-    "pysr::blur_decimate_grad_x", _backward_of_grad_x, setup_context=_save
-)
-torch.library.register_autograd(
-    "pysr::blur_decimate_grad_kernels", _backward_of_grad_kernels, setup_context=_save_sizes
-)
+register_gradients("blur_decimate")

@@ -1,0 +1,288 @@
+// Borders, types and threads of svconv; the arithmetic is in svconv_tile.cpp.
+//
+// A picture's kernels are hundreds of times larger than the picture: the operator is bound by
+// reading them, or writing them, once. Work therefore goes by bands of rows whose pixels and sums
+// stay in the second-level cache, while every tap's plane of kernels passes by in one run over the
+// band, long enough for the processor to fetch ahead. More channels than share a read are a second
+// pass over the same band, taken right after. Bands depend on sizes alone, and every sum is taken in
+// one fixed order, so the number of threads never shows in the result.
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/check.h"
+#include "common/dtype.h"
+#include "common/index.h"
+#include "common/isa.h"
+#include "common/parallel.h"
+#include "cpu/memory.h"
+#include "cpu/rows.h"
+#include "cpu/svconv_tile.h"
+#include "ops/svconv.h"
+
+namespace pysr {
+namespace {
+
+using Params = SvconvParams;
+
+// A band's rows stay in the second-level cache, and its work is small enough for pictures to fall
+// into several bands; below kSerialProducts, waking a thread costs more than it saves.
+constexpr int64_t kBandBytes = 768 * 1024;
+constexpr int64_t kBandProducts = 1 << 24;
+constexpr int64_t kSerialProducts = 1 << 18;
+
+template <class S>
+SvconvTile<S> tile_kernels() {
+  PYSR_PICK_ISA(svconv_tile<S>());
+}
+
+template <class T>
+struct Scratch {
+  Buffer<T> line, x, out, folded;
+};
+
+int thread_count(const Params& p) {
+  const int64_t products = p.n * p.c * p.ho() * p.wo() * p.k * p.k;
+  return products < kSerialProducts ? 1 : std::max(p.threads, 1);
+}
+
+// How many rows of output, of at most `rows`, make a band of `channels` channels. x_row and out_row:
+// bytes of a padded row and of a row of sums.
+int64_t band_rows(const Params& p, int64_t channels, int64_t x_row, int64_t out_row, int64_t rows) {
+  const int64_t fixed = channels * x_row * p.k, each = channels * (x_row * p.stride + out_row);
+  const int64_t fitting = (kBandBytes - fixed) / each;
+  const int64_t products = p.wo() * p.k * p.k * channels;
+  return std::clamp(std::min(fitting, kBandProducts / products), int64_t{1}, rows);
+}
+
+template <class S>
+S* plane(void* base, const int64_t (&stride)[4], int64_t sample, int64_t channel) {
+  return static_cast<S*>(base) + sample * stride[0] + channel * stride[1];
+}
+
+template <class S>
+S* tap_plane(const Params& p, int64_t sample, int64_t u, int64_t v) {
+  return static_cast<S*>(p.kernels) + sample * p.kernels_stride[0] + u * p.kernels_stride[1] +
+         v * p.kernels_stride[2];
+}
+
+template <class S>
+void forward(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<S>();
+  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
+  const int64_t ho = p.ho(), wo = p.wo(), width = padder.width(), length = padder.row_length();
+  const int64_t shared = std::min<int64_t>(p.c, kSvconvChannels), passes = ceil_div(p.c, shared);
+  const int64_t rows = band_rows(p, shared, length * sizeof(T), width * sizeof(T), ho);
+  const int64_t bands = ceil_div(ho, rows), padded_rows = p.stride * (rows - 1) + p.k;
+  std::vector<Scratch<T>> scratch(thread_count(p));
+  parallel_for(p.n * bands * passes, thread_count(p), [&](int64_t item, int worker) {
+    T* const line = scratch[worker].line.get(padder.line_length());
+    T* const x = scratch[worker].x.get(shared * padded_rows * length);
+    T* const sums = scratch[worker].out.get(shared * rows * width);
+    const int64_t first = item % passes * shared, top = item / passes % bands * rows;
+    const int64_t sample = item / passes / bands;
+    const int64_t channels = std::min(shared, p.c - first), count = std::min(rows, ho - top);
+    for (int64_t c = 0; c < channels; ++c) {
+      padder.fill(plane<S>(p.x, p.x_stride, sample, first + c), p.stride * top,
+                  p.stride * (count - 1) + p.k, line, x + c * padded_rows * length);
+    }
+    std::fill_n(sums, channels * rows * width, T{0});
+    TapRows<S> job{};
+    job.x_step = padded_rows * length;
+    job.x_row = p.stride * length;
+    job.kernels_step = p.kernels_stride[2];
+    job.kernels_row = p.kernels_stride[3];
+    job.out = sums;
+    job.out_step = rows * width;
+    job.out_row = width;
+    job.channels = static_cast<int>(channels);
+    job.rows = static_cast<int>(count);
+    job.width = static_cast<int>(wo);
+    for (int64_t u = 0; u < p.k; ++u) {
+      job.x = x + u * length;
+      for (int64_t v = 0; v < p.k; v += kSvconvTaps) {
+        job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
+        job.offset = padder.offset() + v;
+        job.taps = static_cast<int>(std::min<int64_t>(kSvconvTaps, p.k - v));
+        tile.add_to_out(job);
+      }
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      S* out = static_cast<S*>(p.out) + ((sample * p.c + first + c) * ho + top) * wo;
+      for (int64_t i = 0; i < count; ++i) {
+        narrow_row<S>(sums + (c * rows + i) * width, out + i * wo, wo);
+      }
+    }
+  });
+}
+
+// Every row of the padded picture gathers the tap rows and outputs that met it, and is then folded
+// back over the borders. A band holds the pixels of some rows, and takes the padded rows that showed
+// them; columns are kept by phase (their remainder modulo the stride), in which the taps of a phase
+// lie side by side.
+template <class S>
+void grad_x(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<S>();
+  const RowKernels<T> rows_of = row_kernels<T>();
+  const int64_t s = p.stride, k = p.k, ho = p.ho(), wo = p.wo(), lanes = tile.lanes;
+  const int64_t part = round_up(wo + (k - 1) / s, lanes) + lanes, length = s * part;
+  const int64_t reach = round_up(kSvconvTaps - 1, lanes);  // of the taps, beyond a row's ends
+  const int64_t slope_length = round_up(wo, lanes) + 2 * reach;
+  const int64_t shared = std::min<int64_t>(p.c, kSvconvChannels), passes = ceil_div(p.c, shared);
+
+  const int64_t run = band_rows(p, shared, length * sizeof(T), slope_length * sizeof(T), p.h);
+  const int64_t bands = ceil_div(p.h, run), slope_rows = ceil_div(run + k, s) + 1;
+  std::vector<Scratch<T>> scratch(thread_count(p));
+  parallel_for(p.n * bands * passes, thread_count(p), [&](int64_t item, int worker) {
+    T* const line = scratch[worker].line.get(length);
+    T* const x = scratch[worker].x.get(shared * run * length);
+    T* const slope = scratch[worker].out.get(shared * slope_rows * slope_length);
+    T* const folded = scratch[worker].folded.get(shared * run * p.w);
+    const int64_t first = item % passes * shared, top = item / passes % bands * run;
+    const int64_t sample = item / passes / bands;
+    const int64_t channels = std::min(shared, p.c - first), count = std::min(run, p.h - top);
+    std::fill_n(folded, channels * run * p.w, T{0});
+    std::fill_n(slope, channels * slope_rows * slope_length, T{0});
+
+    const auto in_band = [&](int64_t r) {
+      const int64_t y = p.row(r);
+      return y >= top && y < top + count;
+    };
+    const auto work = [&](int64_t low, int64_t high) {  // padded rows low .. high - 1
+      // The outputs that meet them.
+      const int64_t begin = low < k ? 0 : ceil_div(low - k + 1, s);
+      const int64_t end = std::min((high - 1) / s + 1, ho);
+      for (int64_t c = 0; c < channels; ++c) {
+        const S* from = plane<S>(p.out, p.out_stride, sample, first + c);
+        T* to = slope + c * slope_rows * slope_length + reach;
+        for (int64_t i = begin; i < end; ++i) {
+          widen_row(from + i * p.out_stride[2], p.out_stride[3], to + (i - begin) * slope_length,
+                    wo);
+        }
+      }
+      std::fill_n(x, channels * run * length, T{0});
+      TapRows<S> job{};
+      job.x_step = run * length;
+      job.x_row = s * length;
+      job.kernels_step = s * p.kernels_stride[2];
+      job.kernels_row = p.kernels_stride[3];
+      job.out_step = slope_rows * slope_length;
+      job.out_row = slope_length;
+      job.channels = static_cast<int>(channels);
+      job.width = static_cast<int>(wo);
+      for (int64_t u = 0; u < k; ++u) {
+        // Tap row u of output i lies over padded row s * i + u.
+        const int64_t i = std::max(begin, low > u ? ceil_div(low - u, s) : 0);
+        const int64_t last = high > u ? std::min(end, ceil_div(high - u, s)) : 0;
+        if (i >= last) continue;
+        job.rows = static_cast<int>(last - i);
+        job.out = slope + (i - begin) * slope_length + reach;
+        for (int64_t phase = 0; phase < p.phases(); ++phase) {
+          const int64_t taps = phase_count(k, phase, s);
+          for (int64_t t = 0; t < taps; t += kSvconvTaps) {
+            job.x = x + (s * i + u - low) * length + phase * part + t;
+            job.kernels = tap_plane<S>(p, sample, u, phase + t * s) + i * p.kernels_stride[3];
+            job.taps = static_cast<int>(std::min<int64_t>(kSvconvTaps, taps - t));
+            tile.add_to_x(job);
+          }
+        }
+      }
+      for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t r = low; r < high; ++r) {
+          const T* row = x + (c * run + r - low) * length;
+          if (s > 1) {
+            rows_of.merge(line, row, static_cast<int>(s), part, part);
+            row = line;
+          }
+          fold_row(p, row, folded + (c * run + p.row(r) - top) * p.w);
+        }
+      }
+    };
+    for (int64_t r = 0; r < p.padded_h();) {
+      if (!in_band(r)) {
+        ++r;
+        continue;
+      }
+      int64_t last = r + 1;
+      while (last < p.padded_h() && last - r < run && in_band(last)) ++last;
+      work(r, last);
+      r = last;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      S* to = static_cast<S*>(p.x) + ((sample * p.c + first + c) * p.h + top) * p.w;
+      narrow_row<S>(folded + c * run * p.w, to, count * p.w);
+    }
+  });
+}
+
+// Written whole by one pass over all channels, so that half types are rounded once.
+template <class S>
+void grad_kernels(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<S>();
+  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
+  const int64_t ho = p.ho(), wo = p.wo(), lanes = tile.lanes, length = padder.row_length();
+  const int64_t width = padder.width() + lanes;
+  const int64_t rows = band_rows(p, p.c, length * sizeof(T), width * sizeof(T), ho);
+  const int64_t bands = ceil_div(ho, rows), padded_rows = p.stride * (rows - 1) + p.k;
+  std::vector<Scratch<T>> scratch(thread_count(p));
+  parallel_for(p.n * bands, thread_count(p), [&](int64_t item, int worker) {
+    T* const line = scratch[worker].line.get(padder.line_length());
+    T* const x = scratch[worker].x.get(p.c * padded_rows * length + lanes);
+    T* const slope = scratch[worker].out.get(p.c * rows * width);
+    const int64_t top = item % bands * rows, sample = item / bands;
+    const int64_t count = std::min(rows, ho - top);
+    for (int64_t c = 0; c < p.c; ++c) {
+      padder.fill(plane<S>(p.x, p.x_stride, sample, c), p.stride * top,
+                  p.stride * (count - 1) + p.k, line, x + c * padded_rows * length);
+      const S* g = plane<S>(p.out, p.out_stride, sample, c) + top * p.out_stride[2];
+      for (int64_t i = 0; i < count; ++i) {
+        widen_row(g + i * p.out_stride[2], p.out_stride[3], slope + (c * rows + i) * width, wo);
+      }
+    }
+    TapRows<S> job{};
+    job.x_step = padded_rows * length;
+    job.x_row = p.stride * length;
+    job.kernels_row = p.kernels_stride[3];
+    job.out = slope;
+    job.out_step = rows * width;
+    job.out_row = width;
+    job.taps = 1;
+    job.channels = static_cast<int>(p.c);
+    job.rows = static_cast<int>(count);
+    job.width = static_cast<int>(wo);
+    for (int64_t u = 0; u < p.k; ++u) {
+      job.x = x + u * length;
+      for (int64_t v = 0; v < p.k; ++v) {
+        job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
+        job.offset = padder.offset() + v;
+        tile.write_kernels(job);
+      }
+    }
+  });
+}
+
+void check_params(const Params& p) {
+  check(p.valid(), "svconv: sizes, kernel size, stride or pointers out of range");
+}
+
+}  // namespace
+
+void svconv_cpu(const SvconvParams& p) {
+  check_params(p);
+  dispatch(p.dtype, [&](auto type) { forward<typename decltype(type)::type>(p); });
+}
+
+void svconv_grad_x_cpu(const SvconvParams& p) {
+  check_params(p);
+  dispatch(p.dtype, [&](auto type) { grad_x<typename decltype(type)::type>(p); });
+}
+
+void svconv_grad_kernels_cpu(const SvconvParams& p) {
+  check_params(p);
+  dispatch(p.dtype, [&](auto type) { grad_kernels<typename decltype(type)::type>(p); });
+}
+
+}  // namespace pysr

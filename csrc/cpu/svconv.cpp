@@ -223,14 +223,13 @@ void grad_kernels(const Params& p) {
   using T = Accumulator<S>;
   const auto tile = tile_kernels<S>();
   const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
-  const int64_t ho = p.ho(), wo = p.wo(), lanes = tile.lanes, length = padder.row_length();
-  const int64_t width = padder.width() + lanes;
+  const int64_t ho = p.ho(), wo = p.wo(), width = padder.width(), length = padder.row_length();
   const int64_t rows = band_rows(p, p.c, length * sizeof(T), width * sizeof(T), ho);
   const int64_t bands = ceil_div(ho, rows), padded_rows = p.stride * (rows - 1) + p.k;
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.n * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(padder.line_length());
-    T* const x = scratch[worker].x.get(p.c * padded_rows * length + lanes);
+    T* const x = scratch[worker].x.get(p.c * padded_rows * length);
     T* const slope = scratch[worker].out.get(p.c * rows * width);
     const int64_t top = item % bands * rows, sample = item / bands;
     const int64_t count = std::min(rows, ho - top);

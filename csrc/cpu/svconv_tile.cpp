@@ -2,9 +2,6 @@
 // out of their way: a vector of them meets all channels at once, sums go through registers for
 // several taps, and the rows that both lie on are in the caches.
 #include "cpu/svconv_tile.h"
-
-#include <type_traits>
-
 #include "cpu/vector.h"
 
 namespace pysr {
@@ -112,20 +109,9 @@ void add(const TapRows<S>& job) {
   }
 }
 
-// One vector of the kernels' gradient.
-template <class S>
-PYSR_INLINE void sum_channels(const TapRows<S>& job, const Accumulator<S>* x,
-                              const Accumulator<S>* out, Vector<Accumulator<S>>& sum) {
-  using T = Accumulator<S>;
-  sum = Vector<T>{};
-  for (int c = 0; c < job.channels; ++c) {
-    Vector<T> pixel, slope;
-    load<T>(pixel, x + c * job.x_step);
-    load<T>(slope, out + c * job.out_step);
-    sum += slope * pixel;
-  }
-}
-
+// Ordinary stores: a tensor of this size lies in memory that the system clears page by page as it is
+// first touched, and what it has just cleared is in the caches. Stores past them would be faster in
+// used memory only.
 template <class S>
 void write_kernels(const TapRows<S>& job) {
   using T = Accumulator<S>;
@@ -134,29 +120,22 @@ void write_kernels(const TapRows<S>& job) {
     const T* x = job.x + i * job.x_row + job.offset[0];
     const T* out = job.out + i * job.out_row;
     S* kernels = job.kernels + i * job.kernels_row;
-    Vector<T> sum;
-    const auto part = [&](int first, int count) {
-      S line[lanes];
-      sum_channels(job, x + first, out + first, sum);
-      store_narrowed<S>(line, sum);
-      __builtin_memcpy(kernels + first, line, count * sizeof(S));
-    };
-    // Stores past the caches take whole aligned vectors.
-    const int skew = static_cast<int>(reinterpret_cast<uintptr_t>(kernels) / sizeof(S) % lanes);
-    int j = skew == 0 ? 0 : lanes - skew;
-    if (j > job.width) j = job.width;
-    if (j > 0) part(0, j);
-    for (; j + lanes <= job.width; j += lanes) {
-      sum_channels(job, x + j, out + j, sum);
-      if constexpr (std::is_same<S, T>::value) {
-        stream<T>(kernels + j, sum);
-      } else {
+    for (int j = 0; j < job.width; j += lanes) {
+      Vector<T> sum{}, pixel, slope;
+      for (int c = 0; c < job.channels; ++c) {
+        load<T>(pixel, x + c * job.x_step + j);
+        load<T>(slope, out + c * job.out_step + j);
+        sum += slope * pixel;
+      }
+      if (j + lanes <= job.width) {
         store_narrowed<S>(kernels + j, sum);
+      } else {
+        S last[lanes];
+        store_narrowed<S>(last, sum);
+        __builtin_memcpy(kernels + j, last, (job.width - j) * sizeof(S));
       }
     }
-    if (j < job.width) part(j, job.width - j);
   }
-  end_of_stream();
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ struct SvconvTile {
   // vectors.
   void (*add_to_x)(const TapRows<S>&);
   // kernels[0][i][j] = sum over c of out[c][i][j] * x[c][i][offset[0] + j], any number of channels.
-  // Reads up to a vector beyond the ends of x and out.
+  // Reads whole vectors of x and out.
   void (*write_kernels)(const TapRows<S>&);
 };
 

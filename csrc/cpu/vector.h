@@ -7,10 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#ifdef __SSE2__
-#include <immintrin.h>
-#endif
-
 #include "common/dtype.h"
 
 #if defined(__AVX512F__)
@@ -121,26 +117,6 @@ PYSR_INLINE void load_widened(Vector<Accumulator<S>>& vector, const S* from) {
 template <class S>
 PYSR_INLINE void store_narrowed(S* to, const Vector<Accumulator<S>>& vector) {
   Storage<S>::store(to, vector);
-}
-
-// Stores an aligned vector past the caches, for results much larger than these that nobody reads
-// soon; end_of_stream() comes before another thread may look.
-template <class T>
-PYSR_INLINE void stream(T* to, const Vector<T>& vector) {
-#if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)vector);
-#elif defined(__AVX2__)
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)vector);
-#elif defined(__SSE2__)
-  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)vector);
-#else
-  store<T>(to, vector);
-#endif
-}
-PYSR_INLINE void end_of_stream() {
-#ifdef __SSE2__
-  _mm_sfence();
-#endif
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
 // Borders, types and threads of svconv; the arithmetic is in svconv_tile.cpp.
 //
 // A picture's kernels are hundreds of times larger than the picture: the operator is bound by
-// reading them, or writing them, once. Work therefore goes by bands of rows whose pixels and sums
-// stay in the second-level cache, while every tap's plane of kernels passes by in one run over the
-// band, long enough for the processor to fetch ahead. More channels than share a read are a second
-// pass over the same band, taken right after. Bands depend on sizes alone, and every sum is taken in
-// one fixed order, so the number of threads never shows in the result.
+// reading them, or writing them, once. Work therefore goes by runs of rows whose pixels and sums stay
+// in the second-level cache, while the run's part of every tap's plane passes by, long enough for the
+// processor to fetch ahead. A thread takes some runs at once, a band, and copies every row into its
+// padded form once for all of them. More channels than share a read are a second pass over the same
+// band, taken right after. Bands depend on sizes alone, and every sum is taken in one fixed order, so
+// the number of threads never shows in the result.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -25,10 +26,12 @@ namespace {
 
 using Params = SvconvParams;
 
-// A band's rows stay in the second-level cache, and its work is small enough for pictures to fall
-// into several bands; below kSerialProducts, waking a thread costs more than it saves.
-constexpr int64_t kBandBytes = 768 * 1024;
-constexpr int64_t kBandProducts = 1 << 24;
+// The rows of a run stay in the second-level cache.
+constexpr int64_t kRunBytes = 768 * 1024;
+// A picture falls into this many bands, unless they would be too small to be worth handing out; below
+// kSerialProducts, waking a thread costs more than it saves.
+constexpr int64_t kBands = 32;
+constexpr int64_t kBandProducts = 1 << 21;
 constexpr int64_t kSerialProducts = 1 << 18;
 
 template <class S>
@@ -46,14 +49,18 @@ int thread_count(const Params& p) {
   return products < kSerialProducts ? 1 : std::max(p.threads, 1);
 }
 
-// How many rows of output, of at most `rows`, make a band of `channels` channels. x_row and out_row:
-// bytes of a padded row and of a row of sums.
-int64_t band_rows(const Params& p, int64_t channels, int64_t x_row, int64_t out_row, int64_t rows) {
-  const int64_t fixed = channels * x_row * p.k, each = channels * (x_row * p.stride + out_row);
-  const int64_t fitting = (kBandBytes - fixed) / each;
-  const int64_t products = p.wo() * p.k * p.k * channels;
-  return std::clamp(std::min(fitting, kBandProducts / products), int64_t{1}, rows);
-}
+// Rows of a run, and of a band in whole runs.
+struct Bands {
+  int64_t run, band;
+
+  // For `rows` rows, of which a run takes `fixed` bytes and `each` more for every row.
+  Bands(const Params& p, int64_t rows, int64_t fixed, int64_t each) {
+    const int64_t products = p.wo() * p.k * p.k * p.c;
+    const int64_t wanted = std::max(rows / kBands, kBandProducts / products);
+    run = std::clamp(std::min((kRunBytes - fixed) / each, wanted), int64_t{1}, rows);
+    band = std::max(wanted / run, int64_t{1}) * run;
+  }
+};
 
 template <class S>
 S* plane(void* base, const int64_t (&stride)[4], int64_t sample, int64_t channel) {
@@ -73,45 +80,53 @@ void forward(const Params& p) {
   const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
   const int64_t ho = p.ho(), wo = p.wo(), width = padder.width(), length = padder.row_length();
   const int64_t shared = std::min<int64_t>(p.c, kSvconvChannels), passes = ceil_div(p.c, shared);
-  const int64_t rows = band_rows(p, shared, length * sizeof(T), width * sizeof(T), ho);
-  const int64_t bands = ceil_div(ho, rows), padded_rows = p.stride * (rows - 1) + p.k;
+  const int64_t row_bytes = shared * length * sizeof(T);
+  const Bands rows(p, ho, row_bytes * (p.k - 1),
+                   row_bytes * p.stride + shared * width * sizeof(T));
+  const int64_t bands = ceil_div(ho, rows.band), padded_rows = p.stride * (rows.band - 1) + p.k;
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.n * bands * passes, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(padder.line_length());
     T* const x = scratch[worker].x.get(shared * padded_rows * length);
-    T* const sums = scratch[worker].out.get(shared * rows * width);
-    const int64_t first = item % passes * shared, top = item / passes % bands * rows;
+    T* const sums = scratch[worker].out.get(shared * rows.run * width);
+    const int64_t first = item % passes * shared, begin = item / passes % bands * rows.band;
     const int64_t sample = item / passes / bands;
-    const int64_t channels = std::min(shared, p.c - first), count = std::min(rows, ho - top);
-    for (int64_t c = 0; c < channels; ++c) {
-      padder.fill(plane<S>(p.x, p.x_stride, sample, first + c), p.stride * top,
-                  p.stride * (count - 1) + p.k, line, x + c * padded_rows * length);
-    }
-    std::fill_n(sums, channels * rows * width, T{0});
+    const int64_t channels = std::min(shared, p.c - first), end = std::min(begin + rows.band, ho);
     TapRows<S> job{};
     job.x_step = padded_rows * length;
     job.x_row = p.stride * length;
     job.kernels_step = p.kernels_stride[2];
     job.kernels_row = p.kernels_stride[3];
     job.out = sums;
-    job.out_step = rows * width;
+    job.out_step = rows.run * width;
     job.out_row = width;
     job.channels = static_cast<int>(channels);
-    job.rows = static_cast<int>(count);
     job.width = static_cast<int>(wo);
-    for (int64_t u = 0; u < p.k; ++u) {
-      job.x = x + u * length;
-      for (int64_t v = 0; v < p.k; v += kSvconvTaps) {
-        job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
-        job.offset = padder.offset() + v;
-        job.taps = static_cast<int>(std::min<int64_t>(kSvconvTaps, p.k - v));
-        tile.add_to_out(job);
+    int64_t filled = 0;
+    for (int64_t top = begin; top < end; top += rows.run) {
+      const int64_t count = std::min(rows.run, end - top), offset = p.stride * (top - begin);
+      const int64_t needed = offset + p.stride * (count - 1) + p.k;
+      for (int64_t c = 0; c < channels; ++c) {
+        padder.fill(plane<S>(p.x, p.x_stride, sample, first + c), p.stride * begin + filled,
+                    needed - filled, line, x + (c * padded_rows + filled) * length);
       }
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      S* out = static_cast<S*>(p.out) + ((sample * p.c + first + c) * ho + top) * wo;
-      for (int64_t i = 0; i < count; ++i) {
-        narrow_row<S>(sums + (c * rows + i) * width, out + i * wo, wo);
+      filled = needed;
+      std::fill_n(sums, channels * rows.run * width, T{0});
+      job.rows = static_cast<int>(count);
+      for (int64_t u = 0; u < p.k; ++u) {
+        job.x = x + (offset + u) * length;
+        for (int64_t v = 0; v < p.k; v += kSvconvTaps) {
+          job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
+          job.offset = padder.offset() + v;
+          job.taps = static_cast<int>(std::min<int64_t>(kSvconvTaps, p.k - v));
+          tile.add_to_out(job);
+        }
+      }
+      for (int64_t c = 0; c < channels; ++c) {
+        S* out = static_cast<S*>(p.out) + ((sample * p.c + first + c) * ho + top) * wo;
+        for (int64_t i = 0; i < count; ++i) {
+          narrow_row<S>(sums + (c * rows.run + i) * width, out + i * wo, wo);
+        }
       }
     }
   });
@@ -132,46 +147,35 @@ void grad_x(const Params& p) {
   const int64_t slope_length = round_up(wo, lanes) + 2 * reach;
   const int64_t shared = std::min<int64_t>(p.c, kSvconvChannels), passes = ceil_div(p.c, shared);
 
-  const int64_t run = band_rows(p, shared, length * sizeof(T), slope_length * sizeof(T), p.h);
-  const int64_t bands = ceil_div(p.h, run), slope_rows = ceil_div(run + k, s) + 1;
+  const int64_t slope_bytes = shared * slope_length * sizeof(T);
+  const Bands rows(p, p.h, slope_bytes * ceil_div(k, s),
+                   shared * length * sizeof(T) + ceil_div(slope_bytes, s));
+  const int64_t bands = ceil_div(p.h, rows.band), longest = rows.band + k;
+  const int64_t slope_rows = ceil_div(longest + k, s) + 1;
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.n * bands * passes, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(length);
-    T* const x = scratch[worker].x.get(shared * run * length);
+    T* const x = scratch[worker].x.get(shared * rows.run * length);
     T* const slope = scratch[worker].out.get(shared * slope_rows * slope_length);
-    T* const folded = scratch[worker].folded.get(shared * run * p.w);
-    const int64_t first = item % passes * shared, top = item / passes % bands * run;
+    T* const folded = scratch[worker].folded.get(shared * rows.band * p.w);
+    const int64_t first = item % passes * shared, top = item / passes % bands * rows.band;
     const int64_t sample = item / passes / bands;
-    const int64_t channels = std::min(shared, p.c - first), count = std::min(run, p.h - top);
-    std::fill_n(folded, channels * run * p.w, T{0});
+    const int64_t channels = std::min(shared, p.c - first), count = std::min(rows.band, p.h - top);
+    std::fill_n(folded, channels * rows.band * p.w, T{0});
     std::fill_n(slope, channels * slope_rows * slope_length, T{0});
+    TapRows<S> job{};
+    job.x_step = rows.run * length;
+    job.x_row = s * length;
+    job.kernels_step = s * p.kernels_stride[2];
+    job.kernels_row = p.kernels_stride[3];
+    job.out_step = slope_rows * slope_length;
+    job.out_row = slope_length;
+    job.channels = static_cast<int>(channels);
+    job.width = static_cast<int>(wo);
 
-    const auto in_band = [&](int64_t r) {
-      const int64_t y = p.row(r);
-      return y >= top && y < top + count;
-    };
-    const auto work = [&](int64_t low, int64_t high) {  // padded rows low .. high - 1
-      // The outputs that meet them.
-      const int64_t begin = low < k ? 0 : ceil_div(low - k + 1, s);
-      const int64_t end = std::min((high - 1) / s + 1, ho);
-      for (int64_t c = 0; c < channels; ++c) {
-        const S* from = plane<S>(p.out, p.out_stride, sample, first + c);
-        T* to = slope + c * slope_rows * slope_length + reach;
-        for (int64_t i = begin; i < end; ++i) {
-          widen_row(from + i * p.out_stride[2], p.out_stride[3], to + (i - begin) * slope_length,
-                    wo);
-        }
-      }
-      std::fill_n(x, channels * run * length, T{0});
-      TapRows<S> job{};
-      job.x_step = run * length;
-      job.x_row = s * length;
-      job.kernels_step = s * p.kernels_stride[2];
-      job.kernels_row = p.kernels_stride[3];
-      job.out_step = slope_rows * slope_length;
-      job.out_row = slope_length;
-      job.channels = static_cast<int>(channels);
-      job.width = static_cast<int>(wo);
+    // Padded rows low .. high - 1, given the outputs' slopes from row `begin` to before `end`.
+    const auto work = [&](int64_t low, int64_t high, int64_t begin, int64_t end) {
+      std::fill_n(x, channels * rows.run * length, T{0});
       for (int64_t u = 0; u < k; ++u) {
         // Tap row u of output i lies over padded row s * i + u.
         const int64_t i = std::max(begin, low > u ? ceil_div(low - u, s) : 0);
@@ -191,28 +195,41 @@ void grad_x(const Params& p) {
       }
       for (int64_t c = 0; c < channels; ++c) {
         for (int64_t r = low; r < high; ++r) {
-          const T* row = x + (c * run + r - low) * length;
+          const T* row = x + (c * rows.run + r - low) * length;
           if (s > 1) {
             rows_of.merge(line, row, static_cast<int>(s), part, part);
             row = line;
           }
-          fold_row(p, row, folded + (c * run + p.row(r) - top) * p.w);
+          fold_row(p, row, folded + (c * rows.band + p.row(r) - top) * p.w);
         }
       }
     };
-    for (int64_t r = 0; r < p.padded_h();) {
-      if (!in_band(r)) {
-        ++r;
-        continue;
-      }
+    const auto in_band = [&](int64_t r) {
+      const int64_t y = p.row(r);
+      return y >= top && y < top + count;
+    };
+    for (int64_t r = 0; r < p.padded_h(); ++r) {
+      if (!in_band(r)) continue;
       int64_t last = r + 1;
-      while (last < p.padded_h() && last - r < run && in_band(last)) ++last;
-      work(r, last);
-      r = last;
+      while (last < p.padded_h() && last - r < longest && in_band(last)) ++last;
+      const int64_t begin = r < k ? 0 : ceil_div(r - k + 1, s);
+      for (int64_t filled = begin; r < last; r += rows.run) {
+        const int64_t high = std::min(r + rows.run, last), end = std::min((high - 1) / s + 1, ho);
+        for (int64_t c = 0; c < channels; ++c) {
+          const S* from = plane<S>(p.out, p.out_stride, sample, first + c);
+          T* to = slope + (c * slope_rows - begin) * slope_length + reach;
+          for (int64_t i = filled; i < end; ++i) {
+            widen_row(from + i * p.out_stride[2], p.out_stride[3], to + i * slope_length, wo);
+          }
+        }
+        filled = end;
+        work(r, high, begin, end);
+      }
+      r = last - 1;
     }
     for (int64_t c = 0; c < channels; ++c) {
       S* to = static_cast<S*>(p.x) + ((sample * p.c + first + c) * p.h + top) * p.w;
-      narrow_row<S>(folded + c * run * p.w, to, count * p.w);
+      narrow_row<S>(folded + c * rows.band * p.w, to, count * p.w);
     }
   });
 }
@@ -224,40 +241,48 @@ void grad_kernels(const Params& p) {
   const auto tile = tile_kernels<S>();
   const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
   const int64_t ho = p.ho(), wo = p.wo(), width = padder.width(), length = padder.row_length();
-  const int64_t rows = band_rows(p, p.c, length * sizeof(T), width * sizeof(T), ho);
-  const int64_t bands = ceil_div(ho, rows), padded_rows = p.stride * (rows - 1) + p.k;
+  const int64_t row_bytes = p.c * length * sizeof(T);
+  const Bands rows(p, ho, row_bytes * (p.k - 1), row_bytes * p.stride + p.c * width * sizeof(T));
+  const int64_t bands = ceil_div(ho, rows.band), padded_rows = p.stride * (rows.band - 1) + p.k;
   std::vector<Scratch<T>> scratch(thread_count(p));
   parallel_for(p.n * bands, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(padder.line_length());
     T* const x = scratch[worker].x.get(p.c * padded_rows * length);
-    T* const slope = scratch[worker].out.get(p.c * rows * width);
-    const int64_t top = item % bands * rows, sample = item / bands;
-    const int64_t count = std::min(rows, ho - top);
-    for (int64_t c = 0; c < p.c; ++c) {
-      padder.fill(plane<S>(p.x, p.x_stride, sample, c), p.stride * top,
-                  p.stride * (count - 1) + p.k, line, x + c * padded_rows * length);
-      const S* g = plane<S>(p.out, p.out_stride, sample, c) + top * p.out_stride[2];
-      for (int64_t i = 0; i < count; ++i) {
-        widen_row(g + i * p.out_stride[2], p.out_stride[3], slope + (c * rows + i) * width, wo);
-      }
-    }
+    T* const slope = scratch[worker].out.get(p.c * rows.run * width);
+    const int64_t begin = item % bands * rows.band, sample = item / bands;
+    const int64_t end = std::min(begin + rows.band, ho);
     TapRows<S> job{};
     job.x_step = padded_rows * length;
     job.x_row = p.stride * length;
     job.kernels_row = p.kernels_stride[3];
     job.out = slope;
-    job.out_step = rows * width;
+    job.out_step = rows.run * width;
     job.out_row = width;
     job.taps = 1;
     job.channels = static_cast<int>(p.c);
-    job.rows = static_cast<int>(count);
     job.width = static_cast<int>(wo);
-    for (int64_t u = 0; u < p.k; ++u) {
-      job.x = x + u * length;
-      for (int64_t v = 0; v < p.k; ++v) {
-        job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
-        job.offset = padder.offset() + v;
-        tile.write_kernels(job);
+    int64_t filled = 0;
+    for (int64_t top = begin; top < end; top += rows.run) {
+      const int64_t count = std::min(rows.run, end - top), offset = p.stride * (top - begin);
+      const int64_t needed = offset + p.stride * (count - 1) + p.k;
+      for (int64_t c = 0; c < p.c; ++c) {
+        padder.fill(plane<S>(p.x, p.x_stride, sample, c), p.stride * begin + filled,
+                    needed - filled, line, x + (c * padded_rows + filled) * length);
+        const S* g = plane<S>(p.out, p.out_stride, sample, c) + top * p.out_stride[2];
+        for (int64_t i = 0; i < count; ++i) {
+          widen_row(g + i * p.out_stride[2], p.out_stride[3],
+                    slope + (c * rows.run + i) * width, wo);
+        }
+      }
+      filled = needed;
+      job.rows = static_cast<int>(count);
+      for (int64_t u = 0; u < p.k; ++u) {
+        job.x = x + (offset + u) * length;
+        for (int64_t v = 0; v < p.k; ++v) {
+          job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
+          job.offset = padder.offset() + v;
+          tile.write_kernels(job);
+        }
       }
     }
   });

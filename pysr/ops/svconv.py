@@ -64,10 +64,11 @@ def svconv_reference(
     k, ho, wo = kernels.shape[2:]
     x = padded(x, k, padding)
     out = x.new_zeros(*x.shape[:2], ho, wo)
-    for u in range(k):
-        for v in range(k):
-            under = x[:, :, u:, v:][:, :, ::stride, ::stride][:, :, :ho, :wo]
-            out = out + kernels[:, None, u, v] * under
+    # unbind, because the gradient of every plain index would fill a tensor as large as the kernels.
+    for u, tap_row in enumerate(kernels.unbind(1)):
+        rows = x[:, :, u : u + stride * (ho - 1) + 1 : stride]
+        for v, taps in enumerate(tap_row.unbind(1)):
+            out = out + taps[:, None] * rows[..., v : v + stride * (wo - 1) + 1 : stride]
     return out
 
 

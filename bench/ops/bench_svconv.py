@@ -15,7 +15,7 @@ from pysr.ops import svconv
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 K = 15
-# Name: H, W, stride, whether with the gradients, whether unfolding fits into the memory.
+# Name: H, W, stride, whether with the gradients, whether small enough for the wasteful peers.
 CASES = {
     "1080p, stride 1, forward": (1080, 1920, 1, False, False),
     "1080p, stride 4, forward": (1080, 1920, 4, False, True),
@@ -33,11 +33,23 @@ def padded(x, stride):
 
 
 def loop_of_slices(x, kernels, stride):
-    """The pixels under a tap are a slice of one of stride^2 small pictures; the tensors are taken
-    apart by unbind, since the gradient of every plain slice would fill a tensor as large as the
-    whole."""
+    """What one writes first."""
+    *_, k, ho, wo = kernels.shape
+    x = padded(x, stride)
+    out = x.new_zeros(*x.shape[:2], ho, wo)
+    for u in range(k):
+        for v in range(k):
+            rows = x[:, :, u : u + stride * (ho - 1) + 1 : stride]
+            under = rows[..., v : v + stride * (wo - 1) + 1 : stride]
+            out.addcmul_(kernels[:, None, u, v], under)
+    return out
+
+
+def loop_of_unbound_slices(x, kernels, stride):
+    """As well as it can be written: slices of stride^2 small pictures, for adjacent columns, and
+    unbind, since the gradient of every plain slice fills a tensor as large as the whole."""
     n, c = x.shape[:2]
-    _, k, _, ho, wo = kernels.shape
+    *_, k, ho, wo = kernels.shape
     phases = F.pixel_unshuffle(padded(x, stride), stride)
     phases = phases.view(n, c, stride * stride, *phases.shape[-2:]).unbind(2)
     out = x.new_zeros(n, c, ho, wo)
@@ -66,15 +78,15 @@ def forward_backward(function, x, kernels, stride):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("device", DEVICES)
 def test_svconv(benchmark, device, case):
-    h, w, stride, backward, unfolds = CASES[case]
+    h, w, stride, backward, small = CASES[case]
     device = torch.device(device)
     x = torch.rand(1, 3, h, w, device=device, requires_grad=backward)
     size = (1, K, K, -(-h // stride), -(-w // stride))
     kernels = torch.rand(size, device=device).div_(K * K).requires_grad_(backward)
     run = forward_backward if backward else lambda function, *args: function(*args)
-    peers = {"loop of slices": loop_of_slices}
-    if unfolds:
-        peers["unfold and einsum"] = unfold_and_einsum
+    peers = {"loop of unbound slices": loop_of_unbound_slices}
+    if small:
+        peers |= {"loop of slices": loop_of_slices, "unfold and einsum": unfold_and_einsum}
     for peer in peers.values():
         torch.testing.assert_close(peer(x, kernels, stride), svconv(x, kernels, stride))
     side_by_side(

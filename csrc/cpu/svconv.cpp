@@ -1,12 +1,12 @@
 // Borders, types and threads of svconv; the arithmetic is in svconv_tile.cpp.
 //
 // A picture's kernels are hundreds of times larger than the picture: the operator is bound by
-// reading them, or writing them, once. Work therefore goes by runs of rows whose pixels and sums stay
-// in the second-level cache, while the run's part of every tap's plane passes by, long enough for the
-// processor to fetch ahead. A thread takes some runs at once, a band, and copies every row into its
-// padded form once for all of them. More channels than share a read are a second pass over the same
-// band, taken right after. Bands depend on sizes alone, and every sum is taken in one fixed order, so
-// the number of threads never shows in the result.
+// reading them, or writing them, once. Work therefore goes by runs of rows whose pixels and sums
+// stay in the second-level cache, while the run's part of every tap's plane passes by, long enough
+// for the processor to fetch ahead. A thread takes some runs at once, a band, and copies every row
+// into its padded form once for all of them. More channels than share a read are a second pass over
+// the same band, taken right after. Bands depend on sizes alone, and every sum is taken in one
+// fixed order, so the number of threads never shows in the result.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -28,8 +28,8 @@ using Params = SvconvParams;
 
 // The rows of a run stay in the second-level cache.
 constexpr int64_t kRunBytes = 768 * 1024;
-// A picture falls into this many bands, unless they would be too small to be worth handing out; below
-// kSerialProducts, waking a thread costs more than it saves.
+// A picture falls into this many bands, unless they would be too small to be worth handing out;
+// below kSerialProducts, waking a thread costs more than it saves.
 constexpr int64_t kBands = 32;
 constexpr int64_t kBandProducts = 1 << 21;
 constexpr int64_t kSerialProducts = 1 << 18;
@@ -133,9 +133,9 @@ void forward(const Params& p) {
 }
 
 // Every row of the padded picture gathers the tap rows and outputs that met it, and is then folded
-// back over the borders. A band holds the pixels of some rows, and takes the padded rows that showed
-// them; columns are kept by phase (their remainder modulo the stride), in which the taps of a phase
-// lie side by side.
+// back over the borders. A band holds the pixels of some rows, and takes the padded rows that
+// showed them; columns are kept by phase (their remainder modulo the stride), in which the taps of
+// a phase lie side by side.
 template <class S>
 void grad_x(const Params& p) {
   using T = Accumulator<S>;

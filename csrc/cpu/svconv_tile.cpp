@@ -109,9 +109,9 @@ void add(const TapRows<S>& job) {
   }
 }
 
-// Ordinary stores: a tensor of this size lies in memory that the system clears page by page as it is
-// first touched, and what it has just cleared is in the caches. Stores past them would be faster in
-// used memory only.
+// Ordinary stores: a tensor of this size lies in memory that the system clears page by page as it
+// is first touched, and what it has just cleared is in the caches. Stores past them would be faster
+// in used memory only.
 template <class S>
 void write_kernels(const TapRows<S>& job) {
   using T = Accumulator<S>;

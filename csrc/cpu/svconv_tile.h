@@ -34,9 +34,9 @@ struct SvconvTile {
   // out[c][i][j] += sum over t of kernels[t][i][j] * x[c][i][offset[t] + j]. Reads and writes whole
   // vectors of x and out, what it adds beyond `width` means nothing.
   void (*add_to_out)(const TapRows<S>&);
-  // x[c][i][j + t] += kernels[t][i][j] * out[c][i][j], offset unused. Writes whole vectors of x; out
-  // is zero beyond both ends of its rows, where it is read for kSvconvTaps - 1 more columns in whole
-  // vectors.
+  // x[c][i][j + t] += kernels[t][i][j] * out[c][i][j], offset unused. Writes whole vectors of x;
+  // out is zero beyond both ends of its rows, where it is read for kSvconvTaps - 1 more columns in
+  // whole vectors.
   void (*add_to_x)(const TapRows<S>&);
   // kernels[0][i][j] = sum over c of out[c][i][j] * x[c][i][offset[0] + j], any number of channels.
   // Reads whole vectors of x and out.

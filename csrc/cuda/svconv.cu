@@ -90,8 +90,7 @@ __global__ void __launch_bounds__(kThreads, 4) forward_kernel(Params p, int64_t 
       const int b = t % shape.part, phase = t / shape.part % shape.phases;
       const int64_t row = stride * top + t / shape.part / shape.phases;
       const int64_t column = stride * (left + b) + phase;
-      shared[c * shape.size() + t] =
-          channel < p.c ? padded_pixel<S>(p, x, row, column) : T(0);
+      shared[c * shape.size() + t] = channel < p.c ? padded_pixel<S>(p, x, row, column) : T(0);
     }
   }
   __syncthreads();
@@ -130,8 +129,8 @@ __global__ void __launch_bounds__(kThreads, 4) forward_kernel(Params p, int64_t 
 }
 
 // The gradient by the padded picture, into the workspace (n * c, padded_h, padded_w). A block works
-// on pixels of one phase of rows and columns: pixel (a, b) of the phase gathers output (a - u, b - v)
-// under every tap (u, v) of the phase.
+// on pixels of one phase of rows and columns: pixel (a, b) of the phase gathers output (a - u, b -
+// v) under every tap (u, v) of the phase.
 template <class S, int C>
 __global__ void __launch_bounds__(kThreads, 4) grad_padded_kernel(Params p, int64_t passes) {
   using T = Accumulator<S>;
@@ -195,8 +194,9 @@ __global__ void __launch_bounds__(kThreads, 4) grad_padded_kernel(Params p, int6
   }
 }
 
-// Walks, in ascending order, through the indices of the padded side that may show pixel `at` of a side
-// of `length` pixels: the borders and its own. What lies k or more from both ends no border shows.
+// Walks, in ascending order, through the indices of the padded side that may show pixel `at` of a
+// side of `length` pixels: the borders and its own. What lies k or more from both ends no border
+// shows.
 struct Views {
   int64_t at, length, margin;
   Padding padding;
@@ -279,8 +279,8 @@ __global__ void __launch_bounds__(kThreads, 8) grad_kernels_kernel(Params p) {
   }
 }
 
-// Calls f(C, passes): every pass but the last works on C channels, as many as fit into shared memory
-// with `tile` numbers each.
+// Calls f(C, passes): every pass but the last works on C channels, as many as fit into shared
+// memory with `tile` numbers each.
 template <class S, class F>
 cudaError_t by_channels(const Params& p, int64_t tile, F&& f) {
   const int64_t fitting = kSharedBytes / static_cast<int64_t>(sizeof(Accumulator<S>)) / tile;
@@ -318,8 +318,8 @@ cudaError_t grad_x(const Params& p, cudaStream_t stream) {
                   stream, p, passes);
   });
   if (status != cudaSuccess) return status;
-  return launch(fold_kernel<S>, ceil_div(p.n * p.c * p.h * p.w, kFoldThreads), dim3(kFoldThreads), 0,
-                stream, p);
+  const int64_t pixels = p.n * p.c * p.h * p.w;
+  return launch(fold_kernel<S>, ceil_div(pixels, kFoldThreads), dim3(kFoldThreads), 0, stream, p);
 }
 
 template <class S>

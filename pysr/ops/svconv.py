@@ -1,4 +1,4 @@
-"""Filter every pixel with a kernel of its own: spatially variant convolution (dml.txt, equation 2)."""
+"""Filter every pixel with a kernel of its own (dml.txt, equation 2)."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def _check_slope(
     check_like("grad", grad, name, other)
 
 
-# The three operators. Each writes one of x, kernels and out = svconv(x, kernels) from the other two;
-# a gradient stands in the place of the tensor that it belongs to.
+# The three operators. Each writes one of x, kernels and out = svconv(x, kernels) from the other
+# two; a gradient stands in the place of the tensor that it belongs to.
 
 torch.library.define(
     "pysr::svconv", "(Tensor x, Tensor kernels, int stride, str padding) -> Tensor"

@@ -56,9 +56,10 @@ struct Bands {
   // For `rows` rows, of which a run takes `fixed` bytes and `each` more for every row.
   Bands(const Params& p, int64_t rows, int64_t fixed, int64_t each) {
     const int64_t products = p.wo() * p.k * p.k * p.c;
-    const int64_t wanted = std::max(rows / kBands, kBandProducts / products);
-    run = std::clamp(std::min((kRunBytes - fixed) / each, wanted), int64_t{1}, rows);
-    band = std::max(wanted / run, int64_t{1}) * run;
+    const int64_t wanted =
+        std::clamp(std::max(rows / kBands, kBandProducts / products), int64_t{1}, rows);
+    run = std::clamp((kRunBytes - fixed) / each, int64_t{1}, wanted);
+    band = wanted / run * run;
   }
 };
 
@@ -73,14 +74,20 @@ S* tap_plane(const Params& p, int64_t sample, int64_t u, int64_t v) {
          v * p.kernels_stride[2];
 }
 
+// Some rows of output and channels of one sample, from `top` and `first` on.
 template <class S>
-void forward(const Params& p) {
+struct Run {
+  TapRows<S> job;  // x: the padded rows that tap row 0 meets; out: as long as its steps say
+  int64_t sample, first, top, x_row;
+};
+
+// Calls work(run, padder) for all runs, each with at most `shared` channels.
+template <class S, class F>
+void each_run(const Params& p, int64_t shared, F&& work) {
   using T = Accumulator<S>;
-  const auto tile = tile_kernels<S>();
   const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
-  const int64_t ho = p.ho(), wo = p.wo(), width = padder.width(), length = padder.row_length();
-  const int64_t shared = std::min<int64_t>(p.c, kSvconvChannels), passes = ceil_div(p.c, shared);
-  const int64_t row_bytes = shared * length * sizeof(T);
+  const int64_t ho = p.ho(), width = padder.width(), length = padder.row_length();
+  const int64_t passes = ceil_div(p.c, shared), row_bytes = shared * length * sizeof(T);
   const Bands rows(p, ho, row_bytes * (p.k - 1),
                    row_bytes * p.stride + shared * width * sizeof(T));
   const int64_t bands = ceil_div(ho, rows.band), padded_rows = p.stride * (rows.band - 1) + p.k;
@@ -88,45 +95,86 @@ void forward(const Params& p) {
   parallel_for(p.n * bands * passes, thread_count(p), [&](int64_t item, int worker) {
     T* const line = scratch[worker].line.get(padder.line_length());
     T* const x = scratch[worker].x.get(shared * padded_rows * length);
-    T* const sums = scratch[worker].out.get(shared * rows.run * width);
-    const int64_t first = item % passes * shared, begin = item / passes % bands * rows.band;
-    const int64_t sample = item / passes / bands;
-    const int64_t channels = std::min(shared, p.c - first), end = std::min(begin + rows.band, ho);
-    TapRows<S> job{};
+    const int64_t begin = item / passes % bands * rows.band;
+    const int64_t end = std::min(begin + rows.band, ho);
+    Run<S> run{};
+    run.sample = item / passes / bands;
+    run.first = item % passes * shared;
+    run.x_row = length;
+    TapRows<S>& job = run.job;
     job.x_step = padded_rows * length;
     job.x_row = p.stride * length;
     job.kernels_step = p.kernels_stride[2];
     job.kernels_row = p.kernels_stride[3];
-    job.out = sums;
+    job.out = scratch[worker].out.get(shared * rows.run * width);
     job.out_step = rows.run * width;
     job.out_row = width;
-    job.channels = static_cast<int>(channels);
-    job.width = static_cast<int>(wo);
+    job.channels = static_cast<int>(std::min(shared, p.c - run.first));
+    job.width = static_cast<int>(p.wo());
     int64_t filled = 0;
-    for (int64_t top = begin; top < end; top += rows.run) {
-      const int64_t count = std::min(rows.run, end - top), offset = p.stride * (top - begin);
-      const int64_t needed = offset + p.stride * (count - 1) + p.k;
-      for (int64_t c = 0; c < channels; ++c) {
-        padder.fill(plane<S>(p.x, p.x_stride, sample, first + c), p.stride * begin + filled,
-                    needed - filled, line, x + (c * padded_rows + filled) * length);
+    for (run.top = begin; run.top < end; run.top += rows.run) {
+      job.rows = static_cast<int>(std::min(rows.run, end - run.top));
+      const int64_t offset = p.stride * (run.top - begin);
+      const int64_t needed = offset + p.stride * (job.rows - 1) + p.k;
+      for (int64_t c = 0; c < job.channels; ++c) {
+        padder.fill(plane<S>(p.x, p.x_stride, run.sample, run.first + c),
+                    p.stride * begin + filled, needed - filled, line,
+                    x + (c * padded_rows + filled) * length);
       }
       filled = needed;
-      std::fill_n(sums, channels * rows.run * width, T{0});
-      job.rows = static_cast<int>(count);
-      for (int64_t u = 0; u < p.k; ++u) {
-        job.x = x + (offset + u) * length;
-        for (int64_t v = 0; v < p.k; v += kSvconvTaps) {
-          job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
-          job.offset = padder.offset() + v;
-          job.taps = static_cast<int>(std::min<int64_t>(kSvconvTaps, p.k - v));
-          tile.add_to_out(job);
-        }
+      job.x = x + offset * length;
+      work(run, padder);
+    }
+  });
+}
+
+template <class S>
+void forward(const Params& p) {
+  using T = Accumulator<S>;
+  const auto tile = tile_kernels<S>();
+  const int64_t ho = p.ho(), wo = p.wo(), shared = std::min<int64_t>(p.c, kSvconvChannels);
+  each_run<S>(p, shared, [&](const Run<S>& run, const PaddedRows<S>& padder) {
+    TapRows<S> job = run.job;
+    std::fill_n(job.out, job.channels * job.out_step, T{0});
+    for (int64_t u = 0; u < p.k; ++u) {
+      job.x = run.job.x + u * run.x_row;
+      for (int64_t v = 0; v < p.k; v += kSvconvTaps) {
+        job.kernels = tap_plane<S>(p, run.sample, u, v) + run.top * p.kernels_stride[3];
+        job.offset = padder.offset() + v;
+        job.taps = static_cast<int>(std::min<int64_t>(kSvconvTaps, p.k - v));
+        tile.add_to_out(job);
       }
-      for (int64_t c = 0; c < channels; ++c) {
-        S* out = static_cast<S*>(p.out) + ((sample * p.c + first + c) * ho + top) * wo;
-        for (int64_t i = 0; i < count; ++i) {
-          narrow_row<S>(sums + (c * rows.run + i) * width, out + i * wo, wo);
-        }
+    }
+    for (int64_t c = 0; c < job.channels; ++c) {
+      S* out = static_cast<S*>(p.out) + ((run.sample * p.c + run.first + c) * ho + run.top) * wo;
+      for (int64_t i = 0; i < job.rows; ++i) {
+        narrow_row<S>(job.out + c * job.out_step + i * job.out_row, out + i * wo, wo);
+      }
+    }
+  });
+}
+
+// Written whole by one pass over all channels, so that half types are rounded once.
+template <class S>
+void grad_kernels(const Params& p) {
+  const auto tile = tile_kernels<S>();
+  const int64_t wo = p.wo();
+  each_run<S>(p, p.c, [&](const Run<S>& run, const PaddedRows<S>& padder) {
+    TapRows<S> job = run.job;
+    for (int64_t c = 0; c < job.channels; ++c) {
+      const S* g = plane<S>(p.out, p.out_stride, run.sample, c) + run.top * p.out_stride[2];
+      for (int64_t i = 0; i < job.rows; ++i) {
+        widen_row(g + i * p.out_stride[2], p.out_stride[3],
+                  job.out + c * job.out_step + i * job.out_row, wo);
+      }
+    }
+    job.taps = 1;
+    for (int64_t u = 0; u < p.k; ++u) {
+      job.x = run.job.x + u * run.x_row;
+      for (int64_t v = 0; v < p.k; ++v) {
+        job.kernels = tap_plane<S>(p, run.sample, u, v) + run.top * p.kernels_stride[3];
+        job.offset = padder.offset() + v;
+        tile.write_kernels(job);
       }
     }
   });
@@ -230,60 +278,6 @@ void grad_x(const Params& p) {
     for (int64_t c = 0; c < channels; ++c) {
       S* to = static_cast<S*>(p.x) + ((sample * p.c + first + c) * p.h + top) * p.w;
       narrow_row<S>(folded + c * rows.band * p.w, to, count * p.w);
-    }
-  });
-}
-
-// Written whole by one pass over all channels, so that half types are rounded once.
-template <class S>
-void grad_kernels(const Params& p) {
-  using T = Accumulator<S>;
-  const auto tile = tile_kernels<S>();
-  const PaddedRows<S> padder(p, p.x_stride[2], p.x_stride[3]);
-  const int64_t ho = p.ho(), wo = p.wo(), width = padder.width(), length = padder.row_length();
-  const int64_t row_bytes = p.c * length * sizeof(T);
-  const Bands rows(p, ho, row_bytes * (p.k - 1), row_bytes * p.stride + p.c * width * sizeof(T));
-  const int64_t bands = ceil_div(ho, rows.band), padded_rows = p.stride * (rows.band - 1) + p.k;
-  std::vector<Scratch<T>> scratch(thread_count(p));
-  parallel_for(p.n * bands, thread_count(p), [&](int64_t item, int worker) {
-    T* const line = scratch[worker].line.get(padder.line_length());
-    T* const x = scratch[worker].x.get(p.c * padded_rows * length);
-    T* const slope = scratch[worker].out.get(p.c * rows.run * width);
-    const int64_t begin = item % bands * rows.band, sample = item / bands;
-    const int64_t end = std::min(begin + rows.band, ho);
-    TapRows<S> job{};
-    job.x_step = padded_rows * length;
-    job.x_row = p.stride * length;
-    job.kernels_row = p.kernels_stride[3];
-    job.out = slope;
-    job.out_step = rows.run * width;
-    job.out_row = width;
-    job.taps = 1;
-    job.channels = static_cast<int>(p.c);
-    job.width = static_cast<int>(wo);
-    int64_t filled = 0;
-    for (int64_t top = begin; top < end; top += rows.run) {
-      const int64_t count = std::min(rows.run, end - top), offset = p.stride * (top - begin);
-      const int64_t needed = offset + p.stride * (count - 1) + p.k;
-      for (int64_t c = 0; c < p.c; ++c) {
-        padder.fill(plane<S>(p.x, p.x_stride, sample, c), p.stride * begin + filled,
-                    needed - filled, line, x + (c * padded_rows + filled) * length);
-        const S* g = plane<S>(p.out, p.out_stride, sample, c) + top * p.out_stride[2];
-        for (int64_t i = 0; i < count; ++i) {
-          widen_row(g + i * p.out_stride[2], p.out_stride[3],
-                    slope + (c * rows.run + i) * width, wo);
-        }
-      }
-      filled = needed;
-      job.rows = static_cast<int>(count);
-      for (int64_t u = 0; u < p.k; ++u) {
-        job.x = x + (offset + u) * length;
-        for (int64_t v = 0; v < p.k; ++v) {
-          job.kernels = tap_plane<S>(p, sample, u, v) + top * p.kernels_stride[3];
-          job.offset = padder.offset() + v;
-          tile.write_kernels(job);
-        }
-      }
     }
   });
 }

@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kFoldThreads, 3) fold_kernel(Params p) {
 // One pixel per thread, kTaps taps of one tap row; channels go by one at a time, so that any number
 // of them is summed in one place and rounded once.
 template <class S>
-__global__ void __launch_bounds__(kThreads, 8) grad_kernels_kernel(Params p) {
+__global__ void __launch_bounds__(kThreads, 6) grad_kernels_kernel(Params p) {
   using T = Accumulator<S>;
   PYSR_DYNAMIC_SHARED(T, shared);
   const int64_t ho = p.ho(), wo = p.wo(), sets = ceil_div(p.k, kTaps);

@@ -265,9 +265,10 @@ void grad_x(const Params& p) {
         const int64_t high = std::min(r + rows.run, last), end = std::min((high - 1) / s + 1, ho);
         for (int64_t c = 0; c < channels; ++c) {
           const S* from = plane<S>(p.out, p.out_stride, sample, first + c);
-          T* to = slope + (c * slope_rows - begin) * slope_length + reach;
+          T* to = slope + c * slope_rows * slope_length + reach;
           for (int64_t i = filled; i < end; ++i) {
-            widen_row(from + i * p.out_stride[2], p.out_stride[3], to + i * slope_length, wo);
+            widen_row(from + i * p.out_stride[2], p.out_stride[3], to + (i - begin) * slope_length,
+                      wo);
           }
         }
         filled = end;

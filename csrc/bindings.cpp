@@ -15,6 +15,7 @@
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "ops/blur.h"
+#include "ops/svconv.h"
 
 #ifdef PYSR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -140,4 +141,7 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD(blur);
   PYSR_ADD(blur_grad_x);
   PYSR_ADD(blur_grad_kernels);
+  PYSR_ADD(svconv);
+  PYSR_ADD(svconv_grad_x);
+  PYSR_ADD(svconv_grad_kernels);
 }

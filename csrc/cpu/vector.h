@@ -5,7 +5,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
+
+#include "common/dtype.h"
 
 #if defined(__AVX512F__)
 #define PYSR_ISA avx512
@@ -76,6 +79,67 @@ PYSR_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
     mix_lanes<T, H, true>(rows[i + H], a, b, lanes);
   }
   if constexpr (H > 1) transpose<T, H / 2>(rows);
+}
+
+// Storage types as vectors: what widen and Narrow of common/dtype.h do, without calling them, since
+// the linker would merge their copies compiled here with those that every machine runs.
+typedef uint32_t Bits __attribute__((vector_size(PYSR_VECTOR_BYTES)));
+typedef uint16_t HalfBits __attribute__((vector_size(PYSR_VECTOR_BYTES / 2)));
+
+template <class S>
+struct Storage {
+  static PYSR_INLINE void load(Vector<S>& vector, const S* from) {
+    PYSR_ISA::load<S>(vector, from);
+  }
+  static PYSR_INLINE void store(S* to, const Vector<S>& vector) { PYSR_ISA::store<S>(to, vector); }
+};
+
+template <>
+struct Storage<BFloat16> {
+  static PYSR_INLINE void load(Vector<float>& vector, const BFloat16* from) {
+    HalfBits half;
+    __builtin_memcpy(&half, from, sizeof half);
+    vector = (Vector<float>)(__builtin_convertvector(half, Bits) << 16);
+  }
+  static PYSR_INLINE void store(BFloat16* to, const Vector<float>& vector) {
+    const Bits bits = (Bits)vector;
+    const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Bits whole = (bits & 0x7fffffffu) > 0x7f800000u ? Bits{} + 0x7fc0u : rounded;
+    const HalfBits half = __builtin_convertvector(whole, HalfBits);
+    __builtin_memcpy(to, &half, sizeof half);
+  }
+};
+
+template <>
+struct Storage<Float16> {
+  static PYSR_INLINE void load(Vector<float>& vector, const Float16* from) {
+    HalfBits half;
+    __builtin_memcpy(&half, from, sizeof half);
+    const Bits bits = __builtin_convertvector(half, Bits), rest = bits & 0x7fffu;
+    const Bits normal = (Bits)((Vector<float>)((rest << 13) + 0x70000000u) * 0x1p-112f);
+    const Bits subnormal = (Bits)((Vector<float>)(rest | 0x3f000000u) - 0.5f);
+    vector = (Vector<float>)((bits & 0x8000u) << 16 | (rest < 0x400u ? subnormal : normal));
+  }
+  static PYSR_INLINE void store(Float16* to, const Vector<float>& vector) {
+    const Bits bits = (Bits)vector, rest = bits & 0x7fffffffu;
+    const Bits normal = (rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13;
+    const Bits subnormal = (Bits)((Vector<float>)rest + 0.5f) - 0x3f000000u;
+    Bits whole = rest < 0x38800000u ? subnormal : normal;
+    whole = rest >= 0x47800000u ? Bits{} + 0x7c00u : whole;
+    whole = rest > 0x7f800000u ? Bits{} + 0x7e00u : whole;
+    const HalfBits half = __builtin_convertvector((bits >> 16 & 0x8000u) | whole, HalfBits);
+    __builtin_memcpy(to, &half, sizeof half);
+  }
+};
+
+// Unaligned, from and to storage types.
+template <class S>
+PYSR_INLINE void load_widened(Vector<Accumulator<S>>& vector, const S* from) {
+  Storage<S>::load(vector, from);
+}
+template <class S>
+PYSR_INLINE void store_narrowed(S* to, const Vector<Accumulator<S>>& vector) {
+  Storage<S>::store(to, vector);
 }
 
 }  // namespace

@@ -2,5 +2,6 @@
 
 from pysr.ops.blur_decimate import blur_decimate
 from pysr.ops.mixture_blur import mixture_blur
+from pysr.ops.svconv import svconv
 
-__all__ = ["blur_decimate", "mixture_blur"]
+__all__ = ["blur_decimate", "mixture_blur", "svconv"]

@@ -15,6 +15,7 @@
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "ops/blur_decimate.h"
+#include "ops/conditional_residual_block.h"
 
 #ifdef PYSR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -140,4 +141,5 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD(blur_decimate);
   PYSR_ADD(blur_decimate_grad_x);
   PYSR_ADD(blur_decimate_grad_kernels);
+  PYSR_ADD(conditional_residual_block);
 }

@@ -9,14 +9,14 @@ def restorer(model, lr, code):
     stretched = code[:, :, None, None].expand(-1, -1, *lr.shape[-2:])
     part = model.Restorer
     f = part.head(lr)
-    for block in part.body:
-        f = _block(block, f, stretched)
+    for each in part.body:
+        f = block(each, f, stretched)
     sr = part.upscale(part.fusion(f))
     return sr if part.skip is None else sr + part.skip(lr)
 
 
-def _block(block, f, cond):
-    first, _, second, attention = block.body
+def block(module, f, cond):
+    first, _, second, attention = module.body
     r = second(F.leaky_relu(first(torch.cat((f, cond), 1)), 0.2))
     return r * attention(F.adaptive_avg_pool2d(r, 1)) + f
 

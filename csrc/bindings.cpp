@@ -16,6 +16,7 @@
 #include "common/isa.h"
 #include "ops/blur.h"
 #include "ops/svconv.h"
+#include "ops/conditional_residual_block.h"
 
 #ifdef PYSR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -144,4 +145,5 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD(svconv);
   PYSR_ADD(svconv_grad_x);
   PYSR_ADD(svconv_grad_kernels);
+  PYSR_ADD(conditional_residual_block);
 }

@@ -118,20 +118,20 @@ struct Type {
 
 inline int64_t accumulator_size(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
+// Calls f(Type<S>{}) with the storage type of dtype, which is not float64: for operators that sum
+// in float alone.
+template <class F>
+auto dispatch_float(DType dtype, F&& f) {
+  if (dtype == DType::bfloat16) return f(Type<BFloat16>{});
+  if (dtype == DType::float16) return f(Type<Float16>{});
+  return f(Type<float>{});
+}
+
 // Calls f(Type<S>{}) with the storage type of dtype.
 template <class F>
 auto dispatch(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::float64:
-      return f(Type<double>{});
-    case DType::bfloat16:
-      return f(Type<BFloat16>{});
-    case DType::float16:
-      return f(Type<Float16>{});
-    case DType::float32:
-      break;
-  }
-  return f(Type<float>{});
+  if (dtype == DType::float64) return f(Type<double>{});
+  return dispatch_float(dtype, f);
 }
 
 }  // namespace pysr

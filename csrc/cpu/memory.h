@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #include "common/dtype.h"
 
@@ -31,6 +32,40 @@ class Buffer {
 
  private:
   std::unique_ptr<T, FreeCacheLines> data_;
+};
+
+// Memory for the length of one call, uninitialised, aligned to a vector. A thread keeps the largest
+// block of up to kKept bytes for its next call: fresh memory comes page by page from the system,
+// which for a few megabytes takes as long as a good part of an operator's arithmetic.
+class CallMemory {
+ public:
+  static constexpr size_t kKept = 32 << 20;
+
+  explicit CallMemory(size_t bytes) : block_{nullptr, bytes} {
+    if (kept().bytes >= bytes) {
+      block_ = std::exchange(kept(), Block{});
+    } else {
+      block_.data.reset(operator new(bytes, kCacheLine));
+    }
+  }
+  ~CallMemory() {
+    if (block_.bytes <= kKept && block_.bytes > kept().bytes) std::swap(block_, kept());
+  }
+  CallMemory(const CallMemory&) = delete;
+  CallMemory& operator=(const CallMemory&) = delete;
+  void* data() const { return block_.data.get(); }
+
+ private:
+  struct Block {
+    std::unique_ptr<void, FreeCacheLines> data;
+    size_t bytes = 0;
+  };
+  static Block& kept() {
+    static thread_local Block block;
+    return block;
+  }
+
+  Block block_;
 };
 
 // count numbers from every step-th place on.

@@ -76,7 +76,7 @@ def load(
         model: a shipped model (`pysr models` lists them) or a path to a weights file, see
             `pysr.nets.load_model`.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
-        engine: "auto", "torch" or "onnx".
+        engine: "auto", "native", "torch" or "onnx", see `pysr.engines`.
     Raises:
         pysr.nets.ModelError: for a model that is unknown, missing or damaged.
         ValueError: for a device that is not there or an unknown engine.

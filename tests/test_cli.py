@@ -150,7 +150,7 @@ def test_models_and_their_cards(capsys):
 def test_doctor_finds_everything_in_order(capsys):
     assert run("doctor") == 0
     out = capsys.readouterr().out
-    for expected in ("torch", "dan-lite-x4", "engines"):
+    for expected in ("torch", "dan-lite-x4", "engine native", "what auto takes"):
         assert expected in out
     isas = ", ".join(_ext.report().isas)
     for operator in ops.__all__:

@@ -8,7 +8,8 @@ import torch
 from skimage import data as photographs
 
 import pysr
-from pysr.engines import ENGINES, ExportError, export_onnx, onnx_export
+from pysr import _ext
+from pysr.engines import ENGINES, ExportError, export_onnx, fastest, onnx_export
 from pysr.nets import DAN, DANConfig, load_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -84,7 +85,15 @@ def test_a_graph_that_disagrees_is_not_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_that_onnx_runtime_does_not_serve(monkeypatch):
+def test_engines_say_what_they_lack(monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["SomeProvider"])
-    with pytest.raises(ValueError, match="no CPUExecutionProvider.*it has SomeProvider"):
+    with pytest.raises(ValueError, match="engine onnx: .* no provider for cpu, only SomeProvider"):
         pysr.load("dan-lite-x2", device="cpu", engine="onnx")
+    monkeypatch.setattr(_ext, "DEVICES", frozenset())
+    with pytest.raises(ValueError, match="engine native: no compiled kernels for cpu"):
+        pysr.load("dan-lite-x2", device="cpu", engine="native")
+    assert fastest(torch.device("cpu")) == "torch"
+
+
+def test_auto_takes_the_native_kernels_on_a_cpu():
+    assert "native" in pysr.load("dan-lite-x2", device="cpu").engine.describe()

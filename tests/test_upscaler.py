@@ -273,7 +273,7 @@ def test_bad_kernels(upscaler, photograph, kernel):
 def test_unknown_devices_and_engines():
     with pytest.raises(ValueError, match="device: 'cuda:99' is not usable"):
         pysr.load(device="cuda:99")
-    with pytest.raises(ValueError, match="engine: expected auto or one of torch"):
+    with pytest.raises(ValueError, match="engine: expected auto or one of native, torch"):
         pysr.load(engine="steam")
 
 

@@ -37,7 +37,12 @@ def run(options: argparse.Namespace) -> int:
             if device != "cuda" or torch.cuda.is_available()
         ]
         lines.append((f"operator {name}", ", ".join(devices) or "plain torch"))
-    lines.append(("engines", f"{', '.join(engines.ENGINES)}; auto takes torch"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name, engine in engines.ENGINES.items():
+        state = engine.obstacle(device) or "works"
+        if name == engines.fastest(device):
+            state += "; the fastest here, what auto takes"
+        lines.append((f"engine {name}", state))
     broken = not kernels.built
     for name in SHIPPED:
         try:

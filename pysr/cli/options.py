@@ -16,7 +16,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --scale, --engine, --device, as `upscaler` reads them."""
     parser.add_argument("--model", help="a name that `pysr models` lists, or a weights file")
     parser.add_argument("--scale", type=int, help="2 or 4: the shipped model of that scale")
-    parser.add_argument("--engine", default="auto", help="auto, torch or onnx (default: auto)")
+    parser.add_argument(
+        "--engine", default="auto", help="auto, native, torch or onnx (default: auto)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 

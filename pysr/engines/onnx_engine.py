@@ -15,45 +15,50 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import pysr
-from pysr.engines.onnx_export import OPSET, ExportError, export_onnx
+from pysr.engines.onnx_export import OPSET, export_onnx
 from pysr.engines.torch_engine import TorchEngine
 from pysr.nets import DAN
 
 SMALLEST = 3
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxEngine:
     """See `pysr.engines`. The weights are those that the model has when the engine is made.
 
-    Raises:
-        ExportError: if onnx, onnxscript or onnxruntime is missing, or the export fails its check.
-        ValueError: if this ONNX Runtime does not serve the device.
+    Raises ExportError where `export_onnx` does.
     """
 
+    @staticmethod
+    def obstacle(device: torch.device) -> str:
+        missing = [name for name in ("onnxruntime", "onnxscript") if find_spec(name) is None]
+        if missing:
+            return f"needs {' and '.join(missing)}: pip install 'pysr[onnx]'"
+        import onnxruntime
+
+        offered = onnxruntime.get_available_providers()
+        if PROVIDERS.get(device.type) in offered:
+            return ""
+        return f"this onnxruntime has no provider for {device.type}, only {', '.join(offered)}"
+
     def __init__(self, model: DAN, device: torch.device):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ExportError(f"engine onnx: pip install 'pysr[onnx]' ({error})") from None
+        import onnxruntime
+
         self.device = device
         self._torch = TorchEngine(model, device)
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device.type]
-        if provider not in onnxruntime.get_available_providers():
-            raise ValueError(
-                f"engine onnx: this onnxruntime has no {provider}, which {device} needs; it has "
-                f"{', '.join(onnxruntime.get_available_providers())}"
-            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that spin while they wait would take the cores from torch's own.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        where = (provider, {"device_id": device.index or 0} if device.type == "cuda" else {})
+        settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
+        where = (PROVIDERS[device.type], settings)
         folder = exported(model)
         self._sessions = {
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=[where])

@@ -210,6 +210,10 @@ class Restorer(nn.Module):
         f = self.head(lr)
         for i, block in enumerate(self.body):
             f = block(f, code, None if gates is None else gates[i])
+        return self.tail(lr, f)
+
+    def tail(self, lr: Tensor, f: Tensor) -> Tensor:
+        """The SR picture from the last block's features."""
         sr = self.upscale(self.fusion(f))
         return sr if self.skip is None else sr + self.skip(lr)
 

@@ -15,8 +15,8 @@
 #include "common/dtype.h"
 #include "common/isa.h"
 #include "ops/blur.h"
-#include "ops/svconv.h"
 #include "ops/conditional_residual_block.h"
+#include "ops/svconv.h"
 
 #ifdef PYSR_WITH_CUDA
 #include <cuda_runtime.h>
@@ -142,8 +142,8 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD(blur);
   PYSR_ADD(blur_grad_x);
   PYSR_ADD(blur_grad_kernels);
+  PYSR_ADD(conditional_residual_block);
   PYSR_ADD(svconv);
   PYSR_ADD(svconv_grad_x);
   PYSR_ADD(svconv_grad_kernels);
-  PYSR_ADD(conditional_residual_block);
 }

@@ -12,6 +12,7 @@
 
 #include "common/dtype.h"
 #include "common/isa.h"
+#include "ops/basis_svconv.h"
 #include "ops/blur_decimate.h"
 
 #ifdef PYSR_WITH_CUDA
@@ -129,6 +130,10 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_architectures") = "";
 #endif
 
+  PYSR_ADD(basis_svconv);
+  PYSR_ADD(basis_svconv_grad_x);
+  PYSR_ADD(basis_svconv_grad_coefficients);
+  PYSR_ADD(basis_svconv_grad_bases);
   PYSR_ADD(blur_decimate);
   PYSR_ADD(blur_decimate_grad_x);
   PYSR_ADD(blur_decimate_grad_kernels);

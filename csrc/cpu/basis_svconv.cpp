@@ -100,7 +100,7 @@ class Layout {
         continue;
       }
       std::fill(line + p_.padded_w(), line + line_length(), T{0});
-      rows_of_.merge(to, line, static_cast<int>(lanes()), p_.stride * vectors_, in_vectors_);
+      rows_of_.merge_lanes(to, line, p_.stride * vectors_, in_vectors_);
     }
   }
 
@@ -127,12 +127,11 @@ class Layout {
   // Adds a padded row of one channel's gradient to the row of pixels that it showed; `parts` holds
   // in_row() numbers.
   void fold(const T* in, T* parts, T* line, T* pixels) const {
-    const int step = static_cast<int>(p_.stride * vectors_), count = static_cast<int>(in_vectors_);
-    const int all = static_cast<int>(lanes());
-    rows_of_.split(in, parts, all, all, count, count);
+    rows_of_.split_lanes(in, parts, in_vectors_, in_vectors_);
     std::fill_n(line, line_length(), T{0});
-    for (int lane = 0; lane < all; ++lane) {
-      for (int b = 0; b < count; ++b) line[lane * step + b] += parts[lane * count + b];
+    for (int64_t lane = 0; lane < lanes(); ++lane) {
+      T* const to = line + lane * p_.stride * vectors_;
+      for (int64_t b = 0; b < in_vectors_; ++b) to[b] += parts[lane * in_vectors_ + b];
     }
     fold_row(p_, line, pixels);
   }
@@ -141,12 +140,11 @@ class Layout {
   void read(const S* row, int64_t step, T* line, T* to) const {
     widen_row(row, step, line, p_.wo());
     std::fill(line + p_.wo(), line + out_row(), T{0});
-    rows_of_.merge(to, line, static_cast<int>(lanes()), vectors_, vectors_);
+    rows_of_.merge_lanes(to, line, vectors_, vectors_);
   }
   void write(S* base, int64_t n, int64_t planes, int64_t i, T* line, const T* from) const {
-    const int all = static_cast<int>(lanes());
     for (int64_t plane = 0; plane < planes; ++plane) {
-      rows_of_.split(from + plane * out_row(), line, all, all, vectors_, vectors_);
+      rows_of_.split_lanes(from + plane * out_row(), line, vectors_, vectors_);
       narrow_row<S>(line, base + ((n * planes + plane) * p_.ho() + i) * p_.wo(), p_.wo());
     }
   }

@@ -38,9 +38,11 @@ PYSR_INLINE void pick(int n, F&& f) {
 template <class F>
 PYSR_INLINE void in_pieces(int first, int last, int most, F&& f) {
   const int pieces = (last - first + most - 1) / most;
+  const int size = (last - first) / pieces, longer = (last - first) % pieces;
   for (int piece = 0; piece < pieces; ++piece) {
-    const int at = first + (last - first) * piece / pieces;
-    f(at, first + (last - first) * (piece + 1) / pieces - at);
+    const int own = size + (piece < longer);
+    f(first, own);
+    first += own;
   }
 }
 

@@ -7,6 +7,7 @@
 // threads never shows in the result.
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "common/check.h"
@@ -27,7 +28,7 @@ using Params = BasisSvconvParams;
 // A band is work enough to be worth a thread's while, and tall enough that the padded rows which it
 // shares with its neighbours, and which each prepares, are few.
 constexpr int64_t kBandProducts = 1 << 22;
-constexpr int64_t kBandWindows = 2;
+constexpr int64_t kBandWindows = 4;
 constexpr int64_t kSerialProducts = 1 << 18;  // below, waking a thread costs more than it saves
 
 template <class T>
@@ -138,6 +139,13 @@ class Layout {
 
  private:
   void read(const S* row, int64_t step, T* line, T* to) const {
+    if constexpr (std::is_same_v<S, T>) {
+      // Nothing to widen and nothing to fill up.
+      if (step == 1 && p_.wo() == out_row()) {
+        rows_of_.merge_lanes(to, row, vectors_, vectors_);
+        return;
+      }
+    }
     widen_row(row, step, line, p_.wo());
     std::fill(line + p_.wo(), line + out_row(), T{0});
     rows_of_.merge_lanes(to, line, vectors_, vectors_);

@@ -13,6 +13,7 @@ namespace {
 // Blocks sized so that their numbers, a vector of operands and one broadcast fill the registers.
 constexpr int kTaps = PYSR_REGISTERS == 32 ? 8 : 4;
 constexpr int kVectors = PYSR_REGISTERS == 32 ? 3 : 2;
+constexpr int kBases = kVectors;
 constexpr int kStrides = 4;
 // A run of this many vectors goes through all taps before the next: its share of the coefficients
 // stays in the first-level cache.
@@ -34,15 +35,22 @@ PYSR_INLINE void pick(int n, F&& f) {
   }
 }
 
-// Calls f(at, size) for pieces of first .. last - 1 that are about equal and no longer than `most`.
+// Cuts a length into pieces that are about equal and no longer than `most`: the first `longer` ones
+// have size + 1.
+struct Pieces {
+  int count, size, longer;
+  Pieces(int length, int most)
+      : count((length + most - 1) / most), size(length / count), longer(length % count) {}
+};
+
+// Calls f(first, size) for every piece.
 template <class F>
-PYSR_INLINE void in_pieces(int first, int last, int most, F&& f) {
-  const int pieces = (last - first + most - 1) / most;
-  const int size = (last - first) / pieces, longer = (last - first) % pieces;
-  for (int piece = 0; piece < pieces; ++piece) {
-    const int own = size + (piece < longer);
-    f(first, own);
-    first += own;
+PYSR_INLINE void in_pieces(int length, int most, F&& f) {
+  const Pieces pieces(length, most);
+  for (int piece = 0, first = 0; piece < pieces.count; ++piece) {
+    const int size = pieces.size + (piece < pieces.longer);
+    f(first, size);
+    first += size;
   }
 }
 
@@ -233,66 +241,82 @@ void add_products(const BasisRow<T>& job, const Place& at, int m, const T* slope
 
 // Calls f(at, taps, vectors) for every tap block over every run.
 template <class T, class F>
-PYSR_INLINE void sweep(const BasisRow<T>& job, F&& f) {
-  int run = kRunCoefficients / job.bases;
-  if (run > kRunVectors) run = kRunVectors;
-  in_pieces(0, job.vectors, run, [&](int q, int vectors) {
+PYSR_INLINE void for_runs(const BasisRow<T>& job, F&& f) {
+  int most = kRunCoefficients / job.bases;
+  if (most > kRunVectors) most = kRunVectors;
+  in_pieces(job.vectors, most, [&](int q, int vectors) {
     for (int u = job.first; u < job.last; ++u) {
-      in_pieces(0, job.k, kTaps, [&](int v, int taps) { f(Place{u, v, q}, taps, vectors); });
+      in_pieces(job.k, kTaps, [&](int v, int taps) { f(Place{u, v, q}, taps, vectors); });
     }
   });
 }
 
-// Calls f(at, Size<taps>, Size<vectors>) for every block.
-template <class T, class F>
-PYSR_INLINE void sweep_blocks(const BasisRow<T>& job, F&& f) {
-  sweep(job, [&](const Place& run, int taps, int vectors) {
+// Calls f(at, Size<width>{}) for every block of a run, `vectors` from `run` on.
+template <class F>
+PYSR_INLINE void for_blocks(const Place& run, int vectors, F&& f) {
+  const Pieces pieces(vectors, kVectors);
+  Place at = run;
+  // Two loops whose size is known at their start, so that nothing is looked up between blocks.
+  const auto blocks = [&](int count, int size) {
+    if (count == 0) return;
+    pick<kVectors>(size, [&](auto width) {
+      for (int block = 0; block < count; ++block) {
+        f(at, width);
+        at.q += decltype(width)::value;
+      }
+    });
+  };
+  blocks(pieces.longer, pieces.size + 1);
+  blocks(pieces.count - pieces.longer, pieces.size);
+}
+
+template <class T>
+void add_out(const BasisRow<T>& job) {
+  for_runs(job, [&](const Place& run, int taps, int vectors) {
     pick<kTaps>(taps, [&](auto b) {
-      in_pieces(run.q, run.q + vectors, kVectors, [&](int q, int width) {
-        pick<kVectors>(width, [&](auto x) { f(Place{run.u, run.v, q}, b, x); });
+      for_blocks(run, vectors, [&](const Place& at, auto v) {
+        add_out_block<T, decltype(b)::value, decltype(v)::value>(job, at);
       });
     });
   });
 }
 
 template <class T>
-void add_out(const BasisRow<T>& job) {
-  sweep_blocks(job, [&](const Place& at, auto taps, auto vectors) {
-    add_out_block<T, decltype(taps)::value, decltype(vectors)::value>(job, at);
-  });
-}
-
-template <class T>
 void add_in(const BasisRow<T>& job) {
-  pick<kStrides>(job.stride, [&](auto stride) {
-    sweep_blocks(job, [&](const Place& at, auto taps, auto vectors) {
-      add_in_block<T, decltype(taps)::value, decltype(vectors)::value, decltype(stride)::value>(
-          job, at);
+  pick<kStrides>(job.stride, [&](auto s) {
+    for_runs(job, [&](const Place& run, int taps, int vectors) {
+      pick<kTaps>(taps, [&](auto b) {
+        for_blocks(run, vectors, [&](const Place& at, auto v) {
+          add_in_block<T, decltype(b)::value, decltype(v)::value, decltype(s)::value>(job, at);
+        });
+      });
     });
   });
 }
 
 template <class T>
 void add_coefficients(const BasisRow<T>& job) {
-  sweep_blocks(job, [&](const Place& at, auto taps, auto vectors) {
-    add_coefficients_block<T, decltype(taps)::value, decltype(vectors)::value>(job, at);
+  for_runs(job, [&](const Place& run, int taps, int vectors) {
+    pick<kTaps>(taps, [&](auto b) {
+      for_blocks(run, vectors, [&](const Place& at, auto v) {
+        add_coefficients_block<T, decltype(b)::value, decltype(v)::value>(job, at);
+      });
+    });
   });
 }
 
 template <class T>
 void add_tap_sums(const BasisRow<T>& job) {
   alignas(PYSR_VECTOR_BYTES) T slopes[kTaps * kRunVectors * kLanes<T>];
-  sweep(job, [&](const Place& run, int taps, int vectors) {
+  for_runs(job, [&](const Place& run, int taps, int vectors) {
     pick<kTaps>(taps, [&](auto b) {
       constexpr int B = decltype(b)::value;
-      in_pieces(run.q, run.q + vectors, kVectors, [&](int q, int width) {
-        pick<kVectors>(width, [&](auto x) {
-          store_slopes<T, B, decltype(x)::value>(job, Place{run.u, run.v, q},
-                                                 slopes + (q - run.q) * kLanes<T>, vectors);
-        });
+      for_blocks(run, vectors, [&](const Place& at, auto v) {
+        store_slopes<T, B, decltype(v)::value>(job, at, slopes + (at.q - run.q) * kLanes<T>,
+                                               vectors);
       });
-      in_pieces(0, job.bases, kVectors, [&](int m, int bases) {
-        pick<kVectors>(bases, [&](auto count) {
+      in_pieces(job.bases, kBases, [&](int m, int bases) {
+        pick<kBases>(bases, [&](auto count) {
           add_products<T, B, decltype(count)::value>(job, run, m, slopes, vectors);
         });
       });

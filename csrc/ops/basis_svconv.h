@@ -71,7 +71,7 @@ inline int64_t basis_svconv_parts(int64_t pieces) { return std::min<int64_t>(pie
 // Output pixels of a CUDA block that sums the bases' gradient.
 constexpr int64_t basis_svconv_cuda_rows = 4, basis_svconv_cuda_columns = 32;
 
-inline int64_t basis_svconv_cuda_pieces(const BasisSvconvParams& p) {
+PYSR_HD inline int64_t basis_svconv_cuda_pieces(const BasisSvconvParams& p) {
   return p.n * ceil_div(p.ho(), basis_svconv_cuda_rows) *
          ceil_div(p.wo(), basis_svconv_cuda_columns);
 }

@@ -183,9 +183,7 @@ def test_gradcheck(k, stride, padding, device):
 @pytest.mark.parametrize("grad", [False, True])
 def test_opcheck(grad, device):
     tensors, slope = make(2, 3, 9, 8, 4, 5, 2, "reflect", device=device)
-    x, coefficients, bases, slope = (
-        tensor.requires_grad_(grad) for tensor in (*tensors, slope)
-    )
+    x, coefficients, bases, slope = (tensor.requires_grad_(grad) for tensor in (*tensors, slope))
     ops, check = torch.ops.pysr, torch.library.opcheck
     check(ops.basis_svconv, (x, coefficients, bases, 2, "reflect"))
     check(ops.basis_svconv_grad_x, (slope, coefficients, bases, 9, 8, 2, "reflect"))

@@ -1,4 +1,4 @@
-"""basis_svconv beside what a user would write today: F.conv2d by every basis, then the weighted sum.
+"""basis_svconv beside what a user would write today: F.conv2d by every basis, then a weighted sum.
 
     pytest bench/ops/bench_basis_svconv.py
 

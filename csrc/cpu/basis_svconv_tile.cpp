@@ -219,7 +219,7 @@ void add_products(const BasisRow<T>& job, const Place& at, int m, const T* slope
   PYSR_UNROLL
   for (int b = 0; b < M; ++b) {
     PYSR_UNROLL
-    for (int t = 0; t < B; ++t) load<T>(sum[b][t], sums + b * sums_step + t * kLanes<T>);
+    for (int t = 0; t < B; ++t) sum[b][t] = Vector<T>{};
   }
   for (int x = 0; x < count; ++x) {
     Vector<T> coefficient[M], slope;
@@ -235,7 +235,13 @@ void add_products(const BasisRow<T>& job, const Place& at, int m, const T* slope
   PYSR_UNROLL
   for (int b = 0; b < M; ++b) {
     PYSR_UNROLL
-    for (int t = 0; t < B; ++t) store<T>(sums + b * sums_step + t * kLanes<T>, sum[b][t]);
+    for (int t = 0; t < B; ++t) {
+      T* const to = sums + b * sums_step + t * kLanes<T>;
+      Vector<T> total;
+      load<T>(total, to);
+      total += sum[b][t];
+      store<T>(to, total);
+    }
   }
 }
 

@@ -43,8 +43,9 @@ void merge(T* row, const T* parts, int stride, ptrdiff_t part_step, ptrdiff_t co
   }
 }
 
-// A row split into as many parts as a vector has lanes, or merged from them, is a matrix transposed.
-// Two strides whose product is that number do it block by block in two rounds of shuffles.
+// A row split into as many parts as a vector has lanes, or merged from them, is a matrix
+// transposed. Two strides whose product is that number do it block by block in two rounds of
+// shuffles.
 template <class T>
 constexpr int kInner = kLanes<T> >= 8 ? 4 : 2;
 template <class T>
@@ -63,7 +64,9 @@ void merge_lanes(T* row, const T* parts, ptrdiff_t part_step, ptrdiff_t count) {
   }
   const ptrdiff_t done = count - count % lanes;
   for (ptrdiff_t b = done; b < count; ++b) {
-    for (int phase = 0; phase < lanes; ++phase) row[lanes * b + phase] = parts[phase * part_step + b];
+    for (int phase = 0; phase < lanes; ++phase) {
+      row[lanes * b + phase] = parts[phase * part_step + b];
+    }
   }
 }
 
@@ -80,7 +83,9 @@ void split_lanes(const T* row, T* parts, ptrdiff_t part_step, ptrdiff_t count) {
   }
   const ptrdiff_t done = count - count % lanes;
   for (ptrdiff_t b = done; b < count; ++b) {
-    for (int phase = 0; phase < lanes; ++phase) parts[phase * part_step + b] = row[lanes * b + phase];
+    for (int phase = 0; phase < lanes; ++phase) {
+      parts[phase * part_step + b] = row[lanes * b + phase];
+    }
   }
 }
 

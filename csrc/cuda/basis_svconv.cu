@@ -31,6 +31,8 @@ constexpr int kSumPitch = kSumThreads + 1;  // odd: neighbouring taps lie in dif
 constexpr int kSums = static_cast<int>(Params::max_bases * Params::max_size + kSumThreads - 1) /
                       kSumThreads;  // of a thread
 constexpr int kFoldThreads = 256;
+// The second number of __launch_bounds__, blocks per multiprocessor, is the most that leaves every
+// kernel enough registers: left to itself, ptxas aims higher and spills.
 
 PYSR_HD inline int staged_columns(const Params& p) {
   return static_cast<int>(p.stride * (kColumns - 1) + p.k);
@@ -103,7 +105,7 @@ __device__ Accumulator<S> coefficient_at(const Params& p, int64_t n, int64_t m, 
 
 // M: the most bases.
 template <class S, int M>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Params p) {
+__global__ void __launch_bounds__(kThreads, 1) forward_kernel(Params p) {
   using T = Accumulator<S>;
   PYSR_DYNAMIC_SHARED(T, shared);
   const Tile tile(p, blockIdx.x, kRows);
@@ -161,7 +163,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Params p) {
 }
 
 template <class S, int M>
-__global__ void __launch_bounds__(kThreads) grad_coefficients_kernel(Params p) {
+__global__ void __launch_bounds__(kThreads, 1) grad_coefficients_kernel(Params p) {
   using T = Accumulator<S>;
   PYSR_DYNAMIC_SHARED(T, shared);
   const Tile tile(p, blockIdx.x, kRows);
@@ -222,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) grad_coefficients_kernel(Params p) {
 // k). Each thread first takes its pixel's part in the gradient by the kernels, then sums products
 // with the coefficients over all pixels for its share of taps and bases.
 template <class S>
-__global__ void __launch_bounds__(kSumThreads) grad_bases_kernel(Params p, int64_t parts) {
+__global__ void __launch_bounds__(kSumThreads, 4) grad_bases_kernel(Params p, int64_t parts) {
   using T = Accumulator<S>;
   PYSR_DYNAMIC_SHARED(T, shared);
   const int u = static_cast<int>(blockIdx.x % p.k), k = static_cast<int>(p.k);
@@ -278,7 +280,7 @@ __global__ void __launch_bounds__(kSumThreads) grad_bases_kernel(Params p, int64
 }
 
 template <class S>
-__global__ void __launch_bounds__(kFoldThreads) add_parts_kernel(Params p, int64_t parts) {
+__global__ void __launch_bounds__(kFoldThreads, 2) add_parts_kernel(Params p, int64_t parts) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kFoldThreads + threadIdx.x;
   const int64_t taps = p.m * p.k * p.k;
   if (index >= taps) return;
@@ -310,7 +312,7 @@ struct PaddedTile {
 // The gradient by the padded picture, into the workspace (n, c, padded_h, padded_w): a pixel
 // gathers from the outputs whose windows hold it, kMixed bases at a time.
 template <class S>
-__global__ void __launch_bounds__(kThreads) grad_padded_kernel(Params p) {
+__global__ void __launch_bounds__(kThreads, 2) grad_padded_kernel(Params p) {
   using T = Accumulator<S>;
   PYSR_DYNAMIC_SHARED(T, shared);
   const PaddedTile tile(p, blockIdx.x);
@@ -386,7 +388,7 @@ __device__ void for_showing(const Params& p, int64_t y, int64_t length, int64_t 
 
 // Each pixel gathers the padded pixels that show it.
 template <class S>
-__global__ void __launch_bounds__(kFoldThreads) fold_kernel(Params p) {
+__global__ void __launch_bounds__(kFoldThreads, 2) fold_kernel(Params p) {
   using T = Accumulator<S>;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kFoldThreads + threadIdx.x;
   if (index >= p.n * p.c * p.h * p.w) return;
@@ -444,7 +446,8 @@ cudaError_t grad_x(const Params& p, cudaStream_t stream) {
   const int64_t reach = ceil_div(p.k, p.stride);
   const int64_t count =
       reach * kMixed + (kMixed + kChannels) * kWarps * (kColumns + reach - 1);
-  const int64_t blocks = p.n * p.phases() * p.phases() * PaddedTile::down(p) * PaddedTile::across(p);
+  const int64_t tiles = PaddedTile::down(p) * PaddedTile::across(p);
+  const int64_t blocks = p.n * p.phases() * p.phases() * tiles;
   const cudaError_t status =
       launch(grad_padded_kernel<S>, blocks, dim3(kColumns, kWarps),
              sizeof(Accumulator<S>) * static_cast<size_t>(count), stream, p);

@@ -312,7 +312,7 @@ struct PaddedTile {
 // The gradient by the padded picture, into the workspace (n, c, padded_h, padded_w): a pixel
 // gathers from the outputs whose windows hold it, kMixed bases at a time.
 template <class S>
-__global__ void __launch_bounds__(kThreads, 2) grad_padded_kernel(Params p) {
+__global__ void __launch_bounds__(kThreads, 1) grad_padded_kernel(Params p) {
   using T = Accumulator<S>;
   PYSR_DYNAMIC_SHARED(T, shared);
   const PaddedTile tile(p, blockIdx.x);

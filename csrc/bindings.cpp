@@ -14,6 +14,7 @@
 
 #include "common/dtype.h"
 #include "common/isa.h"
+#include "ops/basis_svconv.h"
 #include "ops/blur.h"
 #include "ops/conditional_residual_block.h"
 #include "ops/svconv.h"
@@ -139,6 +140,10 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_architectures") = "";
 #endif
 
+  PYSR_ADD(basis_svconv);
+  PYSR_ADD(basis_svconv_grad_x);
+  PYSR_ADD(basis_svconv_grad_coefficients);
+  PYSR_ADD(basis_svconv_grad_bases);
   PYSR_ADD(blur);
   PYSR_ADD(blur_grad_x);
   PYSR_ADD(blur_grad_kernels);

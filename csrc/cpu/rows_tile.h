@@ -15,6 +15,9 @@ struct RowKernels {
   void (*split)(const T* row, T* parts, int stride, int phases, ptrdiff_t part_step,
                 ptrdiff_t count);
   void (*merge)(T* row, const T* parts, int stride, ptrdiff_t part_step, ptrdiff_t count);
+  // The same with a stride of `lanes`, and as many phases.
+  void (*split_lanes)(const T* row, T* parts, ptrdiff_t part_step, ptrdiff_t count);
+  void (*merge_lanes)(T* row, const T* parts, ptrdiff_t part_step, ptrdiff_t count);
 };
 
 namespace baseline {

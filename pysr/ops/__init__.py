@@ -1,8 +1,15 @@
 """Operators: every one has a plain torch reference beside kernels for CPU and CUDA."""
 
+from pysr.ops.basis_svconv import basis_svconv
 from pysr.ops.blur_decimate import blur_decimate
 from pysr.ops.conditional_residual_block import conditional_residual_block
 from pysr.ops.mixture_blur import mixture_blur
 from pysr.ops.svconv import svconv
 
-__all__ = ["blur_decimate", "conditional_residual_block", "mixture_blur", "svconv"]
+__all__ = [
+    "basis_svconv",
+    "blur_decimate",
+    "conditional_residual_block",
+    "mixture_blur",
+    "svconv",
+]

@@ -169,15 +169,16 @@ def test_tiles_are_exact_but_for_the_pooled_means(upscaler):
     engine = upscaler.engine
     code = torch.randn(1, 16)
     gates = engine.gates(lr, code, (0, 0))
-    torch.testing.assert_close(engine.restore(lr, code), engine.restore(lr, code, gates))
+    whole = engine.restore(lr, code, gates)
+    rounding = 1e-5 * float(whole.abs().max())  # noise and a code of no kernel: values are large
+    torch.testing.assert_close(engine.restore(lr, code), whole, atol=rounding, rtol=0)
     halo = upscaler.model.Restorer.halo
     part = engine.restore(lr[..., 10:80, 20:110], code, gates)
-    whole = engine.restore(lr, code, gates)
     inner = slice(2 * halo, -2 * halo)
     torch.testing.assert_close(
         part[..., inner, inner],
         whole[..., 20:160, 40:220][..., inner, inner],
-        atol=2e-5,
+        atol=rounding,
         rtol=0,
     )
 

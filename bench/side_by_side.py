@@ -14,6 +14,7 @@ from statistics import median
 import torch
 from limits import copy_bandwidth, flops, read_bandwidth, synchronise
 
+REST = 0.02  # seconds
 SLOW = 2.0  # seconds; what takes longer is timed once
 RECORDS: list[dict] = []  # what was measured in this run, for conftest to write
 
@@ -42,11 +43,12 @@ def side_by_side(
         for name, peer in peers.items():
             if times[name] and times[name][0] > SLOW:
                 continue
-            synchronise(device)
+            rest(device)
             start = time.perf_counter()
             peer()
             synchronise(device)
             times[name].append(time.perf_counter() - start)
+        rest(device)
 
     def work():
         ours()
@@ -79,3 +81,10 @@ def side_by_side(
             "share": {name: round(share, 3) for name, share in shares.items() if share},
         }
     )
+
+
+def rest(device: torch.device) -> None:
+    """Let what the last call left running end: OpenMP's workers spin a while for more work, on the
+    cores that the next call is timed on."""
+    synchronise(device)
+    time.sleep(REST)

@@ -7,10 +7,13 @@ Compiles with warnings as errors. Needs nvcc, but no GPU. Exits non-zero on a wa
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,8 +33,8 @@ def readable(names: list[str]) -> list[str]:
     return [re.sub(r"^void |\(.*$", "", name) for name in plain.splitlines()]
 
 
-def report(source: Path, architecture: str) -> int:
-    """Compiles, prints one line per kernel, returns how many spill."""
+def report(source: Path, architecture: str) -> tuple[list[str], int]:
+    """Compiles; returns one line per kernel, and how many spill."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["nvcc", "-std=c++17", "-O3", f"-arch={architecture}", f"-I{ROOT / 'csrc'}"]
         command += ["-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra", "-Xptxas", "-v"]
@@ -42,24 +45,27 @@ def report(source: Path, architecture: str) -> int:
     kernels = list(KERNEL.finditer(done.stdout + done.stderr))
     if not kernels:
         sys.exit(f"{source.name}: found no kernel in the output of ptxas")
-    spilling = 0
+    lines, spilling = [], 0
     for name, kernel in zip(readable([k["name"] for k in kernels]), kernels, strict=True):
         shared = re.search(r"(\d+) bytes smem", kernel["rest"])
         spills = int(kernel["stores"]) + int(kernel["loads"])
         spilling += spills > 0
-        print(
+        lines.append(
             f"{architecture:7} {name:42} {kernel['registers']:>3} registers, "
             f"{shared[1] if shared else 0:>6} B static shared, {kernel['stack']:>4} B stack, "
             f"{spills:>4} B spilled"
         )
-    return spilling
+    return lines, spilling
 
 
 def main() -> None:
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    jobs = list(product(sources, sys.argv[1:] or ARCHITECTURES))
     spilling = 0
-    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        for architecture in sys.argv[1:] or ARCHITECTURES:
-            spilling += report(source, architecture)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for lines, spills in pool.map(report, *zip(*jobs, strict=True)):
+            print("\n".join(lines), flush=True)
+            spilling += spills
     if spilling:
         sys.exit(f"{spilling} kernels spill registers")
 

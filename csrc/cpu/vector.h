@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "common/dtype.h"
@@ -59,12 +60,20 @@ PYSR_INLINE void store(T* to, const Vector<T>& vector) {
   __builtin_memcpy(to, &vector, sizeof vector);
 }
 
+template <class T>
+using LaneIndex = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
 // Every second group of H lanes of a with those of b: the first ones of each pair, or the second.
 template <class T, int H, bool Second, int... Lane>
 PYSR_INLINE void mix_lanes(Vector<T>& mixed, const Vector<T>& a, const Vector<T>& b,
                            std::integer_sequence<int, Lane...>) {
-  mixed = __builtin_shufflevector(
-      a, b, (Lane & H ? kLanes<T> + Lane - (Second ? 0 : H) : Lane + (Second ? H : 0))...);
+#define PYSR_FROM (Lane & H ? kLanes<T> + Lane - (Second ? 0 : H) : Lane + (Second ? H : 0))...
+#ifdef __clang__
+  mixed = __builtin_shufflevector(a, b, PYSR_FROM);
+#else  // which GCC has from version 12 on
+  mixed = __builtin_shuffle(a, b, Vector<LaneIndex<T>>{PYSR_FROM});
+#endif
+#undef PYSR_FROM
 }
 
 // Row i, lane j <-> row j, lane i.

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from limits import copy_bandwidth, flops, read_bandwidth, synchronise
 
-REST = 0.02  # seconds
+REST, SHORT = 0.02, 0.2  # seconds
 SLOW = 2.0  # seconds; what takes longer is timed once
 RECORDS: list[dict] = []  # what was measured in this run, for conftest to write
 
@@ -39,23 +39,18 @@ def side_by_side(
     """
     times: dict[str, list[float]] = {name: [] for name in peers}
 
-    def call_peers():
+    def prepare():
         for name, peer in peers.items():
-            if times[name] and times[name][0] > SLOW:
-                continue
-            rest(device)
-            start = time.perf_counter()
-            peer()
-            synchronise(device)
-            times[name].append(time.perf_counter() - start)
-        rest(device)
+            if not times[name] or times[name][0] <= SLOW:
+                times[name].append(_alone(peer, device))
+        _alone(ours, device)
 
     def work():
         ours()
         synchronise(device)
 
     benchmark.group = title
-    benchmark.pedantic(work, setup=call_peers, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(work, setup=prepare, rounds=rounds, warmup_rounds=1)
     mine = benchmark.stats.stats.median
     shares = {
         "of the matrix product's rate": operations / mine / flops(device) if operations else 0,
@@ -83,8 +78,21 @@ def side_by_side(
     )
 
 
-def rest(device: torch.device) -> None:
-    """Let what the last call left running end: OpenMP's workers spin a while for more work, on the
-    cores that the next call is timed on."""
-    synchronise(device)
+def _alone(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call that finds the machine as its own last call leaves it.
+
+    What another left running has ended: OpenMP's workers spin a while for more work, on the cores
+    that the next call would be timed on. A short call is made twice, since a core that has slept
+    takes its time to wake.
+    """
     time.sleep(REST)
+    taken = 0.0
+    for _ in range(2):
+        synchronise(device)
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        taken = time.perf_counter() - start
+        if taken > SHORT:
+            break
+    return taken

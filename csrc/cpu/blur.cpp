@@ -3,8 +3,8 @@
 // Every plane is cut into bands of rows. A band is first copied into a padded buffer in the type
 // that sums are taken in, its columns sorted by their remainder modulo the stride and dealt to the
 // lanes of vectors, so that the arithmetic sees neither borders, strides, half types, nor loads that
-// cross cache lines. Bands depend on sizes alone, and every
-// output is summed in one fixed order, so the number of threads never shows in the result.
+// cross cache lines. Bands depend on sizes alone, and every output is summed in one fixed order, so
+// the number of threads never shows in the result.
 #include <algorithm>
 #include <cstdint>
 #include <vector>

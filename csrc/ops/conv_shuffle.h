@@ -43,21 +43,22 @@ struct ConvShuffleParams {
     for (const int64_t channels : {c, o}) {
       if (channels < 1 || channels > max_channels) return false;
     }
-    return weight != nullptr && (side == 3 || side == 5) && dtype != DType::float64;
+    return weight != nullptr && (side == 3 || side == 5) && shuffle > 0 && shuffle <= 16 &&
+           o % (shuffle * shuffle) == 0 && dtype != DType::float64;
   }
   bool valid() const {
     for (const void* given : {x, bias, out}) {
       if (given == nullptr) return false;
     }
-    return valid_weight() && n > 0 && h > 0 && w > 0 && shuffle > 0 && shuffle <= 16 &&
-           o % (shuffle * shuffle) == 0 && shuffle * h <= INT32_MAX && shuffle * w <= INT32_MAX;
+    return valid_weight() && n > 0 && h > 0 && w > 0 && shuffle * h <= INT32_MAX &&
+           shuffle * w <= INT32_MAX;
   }
 };
 
 void conv_shuffle_cpu(const ConvShuffleParams& p);
 
 // Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills it.
-// Of the params only c, o, side, dtype, weight and packed matter.
+// Of the params only c, o, side, shuffle, dtype, weight and packed matter.
 int64_t conv_shuffle_packed_cpu(const ConvShuffleParams& p);
 void conv_shuffle_pack_cpu(const ConvShuffleParams& p);
 

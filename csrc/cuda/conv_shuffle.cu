@@ -89,8 +89,9 @@ int64_t conv_shuffle_packed_cuda(const Params& p) {
 }
 
 int conv_shuffle_pack_cuda(const Params& p, cudaStream_t stream) {
-  if (!p.valid_weight() || p.packed == nullptr) return cudaErrorInvalidValue;
+  if (!p.valid_weight()) return cudaErrorInvalidValue;
   if (p.dtype == DType::float32) return cudaSuccess;
+  if (p.packed == nullptr) return cudaErrorInvalidValue;
   return pack_weights(packing(p), p.weight, p.packed, stream);
 }
 

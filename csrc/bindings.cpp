@@ -14,6 +14,7 @@
 
 #include "common/dtype.h"
 #include "common/isa.h"
+#include "cpu/memory.h"
 #include "ops/basis_svconv.h"
 #include "ops/blur.h"
 #include "ops/conditional_residual_block.h"
@@ -148,6 +149,7 @@ PYBIND11_MODULE(_C, m) {
       py::arg("replicate") = static_cast<int>(pysr::Padding::replicate),
       py::arg("zeros") = static_cast<int>(pysr::Padding::zeros),
       py::arg("none") = static_cast<int>(pysr::Padding::none));
+  m.def("release_memory", [] { pysr::CallMemory::release(); });
   m.def("isa", [] { return pysr::name(pysr::isa()); });
   m.def("isas", [] {
     std::vector<std::string> usable;

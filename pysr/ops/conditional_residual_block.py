@@ -37,6 +37,7 @@ def conditional_residual_block(
     expand_bias: Tensor,
     gate: Tensor | None = None,
     packed: Tensor | None = None,
+    inplace: bool = False,
 ) -> Tensor:
     """f + R(concat(f, cond)), where cond is constant or a picture (dan.txt, equation 5).
 
@@ -65,6 +66,8 @@ def conditional_residual_block(
         gate: (N, C), takes the place of the attention's own gates, for a picture that is restored
             tile by tile, of which no tile knows the whole picture's means.
         packed: what `pack_conditional_residual_block` gave, for weights used many times.
+        inplace: overwrite f, and return it. Large pictures gain most: fresh memory comes page by
+            page from the system.
     Returns:
         (N, C, H, W), of f's dtype, dense, with its dimensions in memory in the order of f's.
     Raises:
@@ -78,9 +81,13 @@ def conditional_residual_block(
     check_arguments(*arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
         raise RuntimeError(NO_GRADIENT)
-    if f.device.type in _ext.DEVICES:
+    if f.device.type not in _ext.DEVICES:
+        out = conditional_residual_block_reference(*arguments)
+        return f.copy_(out) if inplace else out
+    if not inplace:
         return torch.ops.pysr.conditional_residual_block(*arguments, packed)
-    return conditional_residual_block_reference(*arguments)
+    torch.ops.pysr.conditional_residual_block_(*arguments, packed)
+    return f
 
 
 def conditional_residual_block_reference(
@@ -196,12 +203,13 @@ def _strided(cond: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return cond, tuple(max(step, 1) for step in cond.stride())
 
 
-torch.library.define(
-    "pysr::conditional_residual_block",
-    "(Tensor f, Tensor cond, Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, "
-    "Tensor conv2_bias, Tensor reduce_weight, Tensor reduce_bias, Tensor expand_weight, "
-    "Tensor expand_bias, Tensor? gate, Tensor? packed) -> Tensor",
+_OTHERS = (
+    "Tensor cond, Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, Tensor conv2_bias, "
+    "Tensor reduce_weight, Tensor reduce_bias, Tensor expand_weight, Tensor expand_bias, "
+    "Tensor? gate, Tensor? packed"
 )
+torch.library.define("pysr::conditional_residual_block", f"(Tensor f, {_OTHERS}) -> Tensor")
+torch.library.define("pysr::conditional_residual_block_", f"(Tensor(a!) f, {_OTHERS}) -> ()")
 
 
 @torch.library.register_fake("pysr::conditional_residual_block")
@@ -210,12 +218,28 @@ def _fake(f, *others):
     return torch.empty_like(f)
 
 
+@torch.library.register_fake("pysr::conditional_residual_block_")
+def _fake_inplace(f, *others):
+    check_arguments(f, *others[:-1])
+
+
 @torch.library.register_kernel("pysr::conditional_residual_block", DEVICES)
-def _forward(f, cond, *others):
-    *others, packed = others
-    check_arguments(f, cond, *others)
+def _forward(f, *others):
+    check_arguments(f, *others[:-1])
     out = torch.empty_like(f)
-    n, c, h, w = f.shape
+    _run(f, out, *others)
+    return out
+
+
+@torch.library.register_kernel("pysr::conditional_residual_block_", DEVICES)
+def _forward_inplace(f, *others):
+    check_arguments(f, *others[:-1])
+    _run(f, f, *others)
+
+
+def _run(f, out, cond, *others):
+    *others, packed = others
+    n, _, h, w = f.shape
     cond, cond_stride = _strided(cond)
     *weights, gate = (None if t is None else t.contiguous() for t in others)
     conv1_weight, conv1_bias, conv2_weight, conv2_bias = weights[:4]
@@ -231,7 +255,6 @@ def _forward(f, cond, *others):
     fields |= {"n": n, "h": h, "w": w, "r": reduce_weight.shape[0]}
     fields |= {"f_stride": f.stride(), "cond_stride": cond_stride, "out_stride": out.stride()}
     launch("conditional_residual_block", f.device, **fields)
-    return out
 
 
 def _backward(ctx, grad):

@@ -1,6 +1,6 @@
 """Keeps what `side_by_side` measures: `--results` writes it to bench/results, a file per benchmark.
 
-That it lies here also puts this folder on the path, so that every benchmark finds `limits`.
+That it lies here also puts this folder on the path, so that every benchmark finds `side_by_side`.
 """
 
 import json

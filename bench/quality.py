@@ -1,59 +1,112 @@
-"""What estimating on crops and restoring once costs in PSNR against the published full-size loop.
+"""What pysr's shortcuts cost in PSNR, from the same weights.
 
-    python bench/quality.py --data DIR [--model dan-lite-x2] [--limit N] [--json FILE]
+    python bench/quality.py loop --data DIR [--model dan-lite-x2] [--limit N] [--json FILE]
+    python bench/quality.py precision --data DIR [--model dan-lite-x4] [--limit N] [--json FILE]
 
-Every picture of DIR is degraded by three of gaussian8's blurs and restored by both, from the same
-weights. Only pictures of more than about 51000 LR pixels are estimated on crops; smaller ones are
-restored by the published loop anyway and are left out.
+loop: estimating on crops and restoring once, beside the published full-size loop, and pysr's exact
+loop beside both, on three of gaussian8's blurs a picture. Only pictures of more than about 51000 LR
+pixels are estimated on crops; smaller ones are restored by the published loop anyway and are left
+out.
+
+precision: every engine in every half precision that works here, beside torch in float32, blind, on
+one of gaussian8's blurs a picture, by turns.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from published import loop
+from torch import Tensor
 
 import pysr
-from pysr import nets, pictures
+from pysr import engines, nets, pictures
 from pysr.arrays import unpack
 from pysr.degrade import to_8bit
-from pysr.evaluate import cases, psnr
+from pysr.evaluate import Case, cases, psnr
 from pysr.tiling import ESTIMATE_CROP, ESTIMATE_CROPS
+
+CPU = torch.device("cpu")
+Method = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("loop", "precision"))
     parser.add_argument("--model", default="dan-lite-x2")
     parser.add_argument("--data", required=True)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--json")
     options = parser.parse_args()
-    upscaler = pysr.load(options.model, device="cpu")
-    model = nets.load_model(options.model)
-    rows = []
-    for path in pictures.listing(options.data)[: options.limit]:
-        hr = unpack(pictures.read(path).pixels).rgb
-        if hr.shape[-2] * hr.shape[-1] < upscaler.scale**2 * ESTIMATE_CROPS * ESTIMATE_CROP**2:
-            continue
-        for case in list(cases("gaussian8", upscaler.scale, hr))[::3]:
-            with torch.inference_mode():
-                published = psnr(to_8bit(loop(model, case.lr)), case.hr, upscaler.scale)
-                ours = psnr(upscaler(case.lr).image, case.hr, upscaler.scale)
-            rows.append((published, ours))
-            print(f"{path.name}: published loop {published:.3f} dB, pysr {ours:.3f} dB", flush=True)
-    means = [sum(column) / len(column) for column in zip(*rows, strict=True)]
-    print(f"mean of {len(rows)}: published loop {means[0]:.3f} dB, pysr {means[1]:.3f} dB")
+    scale = nets.load_model(options.model).config.scale
+    methods = {"loop": loops, "precision": precisions}[options.what](options.model)
+    names, rows = list(methods), []
+    for name, case in given(options, scale):
+        with torch.inference_mode():
+            values = [psnr(method(case.lr), case.hr, scale) for method in methods.values()]
+        rows.append(values)
+        print(name, ", ".join(f"{n} {v:.3f}" for n, v in zip(names, values, strict=True)), "dB")
+        sys.stdout.flush()
+    result = summary(names, rows)
+    print(json.dumps(result, indent=2))
     if options.json:
-        result = {
-            "command": " ".join(["python", *sys.argv]),
-            "cases": len(rows),
-            "largest_loss_of_a_case": max(a - b for a, b in rows),
-            "published_psnr": means[0],
-            "pysr_psnr": means[1],
+        content = {"command": " ".join(["python", *sys.argv]), "model": options.model, **result}
+        Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def loops(model: str) -> dict[str, Method]:
+    network, upscaler = nets.load_model(model), pysr.load(model, device="cpu")
+    return {
+        "published loop": lambda lr: to_8bit(loop(network, lr)),
+        "pysr, exact": lambda lr: upscaler(lr, exact=True).image,
+        "pysr": lambda lr: upscaler(lr).image,
+    }
+
+
+def precisions(model: str) -> dict[str, Method]:
+    kinds = [("torch", "float32")]
+    kinds += [
+        (engine, precision)
+        for engine in engines.ENGINES
+        for precision in ("bfloat16", "float16")
+        if not engines.ENGINES[engine].obstacle(CPU, precision)
+    ]
+
+    def method(engine: str, precision: str) -> Method:
+        upscaler = pysr.load(model, device="cpu", engine=engine, precision=precision)
+        return lambda lr: upscaler(lr).image
+
+    return {f"{engine} {precision}": method(engine, precision) for engine, precision in kinds}
+
+
+def given(options: argparse.Namespace, scale: int) -> Iterator[tuple[str, Case]]:
+    """Every case to restore, by the name of its picture."""
+    for index, path in enumerate(pictures.listing(options.data)[: options.limit]):
+        hr = unpack(pictures.read(path).pixels).rgb
+        large = hr.shape[-2] * hr.shape[-1] >= scale**2 * ESTIMATE_CROPS * ESTIMATE_CROP**2
+        if options.what == "loop" and not large:
+            continue
+        made = list(cases("gaussian8", scale, hr))
+        for case in made[::3] if options.what == "loop" else [made[index % len(made)]]:
+            yield path.name, case
+
+
+def summary(names: list[str], rows: list[list[float]]) -> dict:
+    """Mean PSNR of every method, and what it loses against the first, in dB."""
+    methods = {}
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        losses = [row[0] - value for row, value in zip(rows, column, strict=True)]
+        methods[name] = {
+            "psnr": round(sum(column) / len(column), 4),
+            "mean_loss": round(sum(losses) / len(losses), 4),
+            "largest_loss_of_a_case": round(max(losses), 4),
         }
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    return {"cases": len(rows), "methods": methods}
 
 
 if __name__ == "__main__":

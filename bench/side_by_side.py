@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from limits import copy_bandwidth, flops, read_bandwidth, synchronise
+
+from pysr.evaluate.limits import copy_bandwidth, flops, read_bandwidth, synchronise
 
 REST, SHORT = 0.02, 0.2  # seconds
 SLOW = 2.0  # seconds; what takes longer is timed once

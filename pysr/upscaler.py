@@ -103,7 +103,7 @@ class Upscaler:
     def __init__(
         self, model, *, device: str = "auto", engine: str = "auto", precision: str = "auto"
     ):
-        self.device = _device(device)
+        self.device = usable_device(device)
         self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
         self.scale = model.config.scale
@@ -275,7 +275,8 @@ def _interpolated_rows(x: Tensor, scale: int, rows: slice) -> Tensor:
     return band[..., rows.start - first * scale : rows.stop - first * scale, :]
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of that name, "auto" being a GPU where there is one; ValueError without it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

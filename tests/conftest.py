@@ -1,4 +1,4 @@
-"""Tests that run on every device take the fixture `device`.
+"""Tests that run on every device take the fixture `device`, those of a GPU alone `cuda`.
 
 Without a GPU the cuda ones skip; PYSR_REQUIRE_CUDA=1 makes them fail instead, so that a GPU run
 cannot pass by skipping.
@@ -10,10 +10,15 @@ import pytest
 import torch
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
         if os.environ.get("PYSR_REQUIRE_CUDA") == "1":
             pytest.fail("PYSR_REQUIRE_CUDA=1, but torch sees no GPU")
         pytest.skip("no GPU")
-    return torch.device(request.param)
+    return torch.device("cuda")
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> torch.device:
+    return request.getfixturevalue("cuda") if request.param == "cuda" else torch.device("cpu")

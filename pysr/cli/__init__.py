@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "evaluate": "measure models under a published protocol",
     "export": "write a model as ONNX graphs, for other runtimes",
+    "bench": "time the engines on this machine",
     "models": "list the models that come with pysr",
     "doctor": "what pysr can use on this machine",
 }

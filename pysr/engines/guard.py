@@ -36,8 +36,10 @@ class Guard:
             what: a name of it for messages.
             work: from an engine to a result and the sum of all its values.
         Raises:
-            ValueError: if it is not finite in float32 either.
+            ValueError: if it is not finite in float32 either, or after `close`.
         """
+        if self.engine is None:
+            raise ValueError("upscaler: expected an open one, it has been closed")
         result, total = work(self.engine)
         if math.isfinite(total):
             return result, False
@@ -53,6 +55,6 @@ class Guard:
         return result, True
 
     def close(self) -> None:
-        self.engine.close()
-        if self._float32 is not None:
-            self._float32.close()
+        for engine in filter(None, (self.engine, self._float32)):
+            engine.close()
+        self.engine = self._float32 = None

@@ -1,0 +1,40 @@
+"""pysr bench engines"""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from rich.console import Console
+
+from pysr.evaluate.speed import measure_engines
+from pysr.files import written_whole
+from pysr.upscaler import DEFAULT_MODEL, usable_device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("engines",), help="every engine in every precision")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help=f"a name or file (default: {DEFAULT_MODEL})"
+    )
+    parser.add_argument("--size", default="480x320", help="WxH of the input (default: 480x320)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--json", metavar="FILE", help="write the table as JSON too")
+
+
+def run(options: argparse.Namespace) -> int:
+    size = re.fullmatch(r"(\d+)x(\d+)", options.size)
+    if size is None:
+        raise ValueError(f"size: expected WxH, such as 480x320, got {options.size!r}")
+    device = usable_device(options.device)
+    console = Console(stderr=True)
+    with console.status("measuring"):
+        report = measure_engines(options.model, tuple(int(n) for n in size.groups()), device)
+    if options.json:
+        with written_whole(options.json) as beside:
+            beside.write_text(report.to_json() + "\n")
+    out = Console()
+    out.print(report.table())
+    for name, obstacle in report.obstacles.items():
+        out.print(f"not {name}: {obstacle}", highlight=False, markup=False, soft_wrap=True)
+    return 0

@@ -79,6 +79,11 @@ struct Pictures {
   Picture at(int64_t n) const { return {first.data + n * image, first.row, first.pixel}; }
 };
 
+inline Pictures dense_pictures(float* data, int64_t h, int64_t w, int64_t channels) {
+  return {{data, static_cast<ptrdiff_t>(w * channels), static_cast<ptrdiff_t>(channels)},
+          h * w * channels};
+}
+
 // A tensor (n, c, h, w) of storage type S, and the loops that move it to and from floats.
 template <class S>
 struct StridedPictures {

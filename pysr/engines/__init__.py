@@ -43,10 +43,9 @@ ENGINES = {"native": NativeEngine, "torch": TorchEngine, "onnx": OnnxEngine}
 # which our own do not.
 _ORDER = {"cpu": ("native", "torch"), "cuda": ("torch",)}
 
-# What "auto" takes, first that an engine offers. bfloat16 is never taken unasked: its eight bits
-# cost more than 0.02 dB (bench/results/precision_*.json), where float16's eleven cost nothing that
-# shows, and what overflows float16 is made again (`Guard`). CPUs without half-precision units
-# only lose time by either.
+# What "auto" takes: the first that an engine offers. GPUs run both half types at one rate, of which
+# float16 loses a tenth of what bfloat16 does (bench/results/precision_*.json), and what overflows
+# it is made again (`Guard`). CPUs without half-precision units only lose time by either.
 _PRECISION = {"cpu": ("float32",), "cuda": ("float16", "float32")}
 
 

@@ -14,9 +14,11 @@
 
 #include "common/dtype.h"
 #include "common/isa.h"
+#include "cpu/memory.h"
 #include "ops/basis_svconv.h"
 #include "ops/blur.h"
 #include "ops/conditional_residual_block.h"
+#include "ops/conv_shuffle.h"
 #include "ops/svconv.h"
 
 #ifdef PYSR_WITH_CUDA
@@ -85,6 +87,15 @@ void add_cpu(py::module_& m, const char* name, void (*run)(const Params&)) {
   }, py::arg("threads"));
 }
 
+// name_packed_cpu gives the bytes that name_pack_cpu fills at the address `packed`.
+template <class Params>
+void add_pack_cpu(py::module_& m, const char* name, int64_t (*bytes)(const Params&),
+                  void (*pack)(const Params&)) {
+  m.def((std::string(name) + "_packed_cpu").c_str(),
+        [bytes](const py::kwargs& given) { return bytes(params<Params>(given)); });
+  add_cpu(m, (std::string(name) + "_pack").c_str(), pack);
+}
+
 #ifdef PYSR_WITH_CUDA
 // name_workspace gives the bytes that name_cuda needs at the address `workspace`.
 template <class Params>
@@ -105,10 +116,24 @@ void add_cuda(py::module_& m, const char* name, int (*run)(const Params&, CUstre
         },
         py::arg("workspace"), py::arg("stream"));
 }
+
+template <class Params>
+void add_pack_cuda(py::module_& m, const char* name, int64_t (*bytes)(const Params&),
+                   int (*pack)(const Params&, CUstream_st*)) {
+  m.def((std::string(name) + "_packed_cuda").c_str(),
+        [bytes](const py::kwargs& given) { return bytes(params<Params>(given)); });
+  add_cuda<Params>(m, (std::string(name) + "_pack").c_str(), pack,
+                   [](const Params&) -> int64_t { return 0; });
+}
 #define PYSR_ADD(name) \
   add_cpu(m, #name, pysr::name##_cpu), add_cuda(m, #name, pysr::name##_cuda, pysr::name##_workspace)
+#define PYSR_ADD_PACK(name)                                              \
+  add_pack_cpu(m, #name, pysr::name##_packed_cpu, pysr::name##_pack_cpu), \
+      add_pack_cuda(m, #name, pysr::name##_packed_cuda, pysr::name##_pack_cuda)
 #else
 #define PYSR_ADD(name) add_cpu(m, #name, pysr::name##_cpu)
+#define PYSR_ADD_PACK(name) \
+  add_pack_cpu(m, #name, pysr::name##_packed_cpu, pysr::name##_pack_cpu)
 #endif
 
 }  // namespace
@@ -124,6 +149,7 @@ PYBIND11_MODULE(_C, m) {
       py::arg("replicate") = static_cast<int>(pysr::Padding::replicate),
       py::arg("zeros") = static_cast<int>(pysr::Padding::zeros),
       py::arg("none") = static_cast<int>(pysr::Padding::none));
+  m.def("release_memory", [] { pysr::CallMemory::release(); });
   m.def("isa", [] { return pysr::name(pysr::isa()); });
   m.def("isas", [] {
     std::vector<std::string> usable;
@@ -148,6 +174,9 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD(blur_grad_x);
   PYSR_ADD(blur_grad_kernels);
   PYSR_ADD(conditional_residual_block);
+  PYSR_ADD_PACK(conditional_residual_block);
+  PYSR_ADD(conv_shuffle);
+  PYSR_ADD_PACK(conv_shuffle);
   PYSR_ADD(svconv);
   PYSR_ADD(svconv_grad_x);
   PYSR_ADD(svconv_grad_kernels);

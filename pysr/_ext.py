@@ -74,6 +74,12 @@ def report() -> Report:
     )
 
 
+def release_memory() -> None:
+    """Free what the CPU kernels keep for the calling thread's next call."""
+    if _C is not None:
+        _C.release_memory()
+
+
 def require(device_type: str = "cpu"):
     """The module pysr._C, with kernels for this device type.
 

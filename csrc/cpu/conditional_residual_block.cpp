@@ -1,31 +1,24 @@
 // Types, layouts and threads of conditional_residual_block; the convolutions are in
-// conditional_residual_block_tile.cpp.
+// winograd_tile.cpp.
 //
-// The condition is constant, so its share of the first convolution is one too, apart from the
-// border, where zero padding cuts taps off: nine cases, which enter as a bias.
+// A constant condition's share of the first convolution is constant too, apart from the border,
+// where zero padding cuts taps off: nine cases, which enter as a bias. A picture is convolved beside
+// f, without a copy of both.
 //
 // Channel attention wants the mean of the second convolution's output before any of it is stored.
 // That sum is the weights times sums of the hidden features over the pixels that each tap touches:
 // all of them, or all but a border row or column. So the hidden features are summed while the first
 // convolution stores them, and the second one is scaled and added to f in its own store.
 //
-// Both convolutions go through blocks of tiles that depend on sizes alone, and the blocks' sums are
-// added in order, so the number of threads never shows in the result.
+// The blocks' sums are added in order, so the number of threads never shows in the result.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <optional>
-#include <type_traits>
 #include <vector>
 
 #include "common/check.h"
-#include "common/dtype.h"
-#include "common/index.h"
-#include "common/isa.h"
-#include "common/parallel.h"
-#include "cpu/conditional_residual_block_tile.h"
-#include "cpu/memory.h"
+#include "cpu/winograd.h"
 #include "ops/conditional_residual_block.h"
 
 namespace pysr {
@@ -33,92 +26,80 @@ namespace {
 
 using Params = ConditionalResidualBlockParams;
 
-constexpr int64_t kTileSide = 4;
-// Below this many products, waking a thread costs more than it saves.
-constexpr int64_t kSerialProducts = 1 << 20;
-
-ConditionalResidualBlockTile tile_kernels() {
-  PYSR_PICK_ISA(conditional_residual_block_tile());
-}
-
-// A tensor without strides, as floats; a copy only where it holds halves.
-template <class S>
-class Widened {
- public:
-  Widened(const void* from, int64_t count) : copy_(count) {
-    widen_row(static_cast<const S*>(from), 1, copy_.data(), count);
-  }
-  const float* data() const { return copy_.data(); }
-
- private:
-  std::vector<float> copy_;
-};
-template <>
-class Widened<float> {
- public:
-  Widened(const void* from, int64_t) : from_(static_cast<const float*>(from)) {}
-  const float* data() const { return from_; }
-
- private:
-  const float* const from_;
-};
-
 // The 3x3 sums over a picture that the taps of a zero-padded convolution see.
 using TapSums = std::array<double, 9>;
+
+std::vector<int> unchanged_order(int64_t count) {
+  std::vector<int> order(count);
+  for (int64_t i = 0; i < count; ++i) order[i] = static_cast<int>(i);
+  return order;
+}
+
+// Both convolutions' weights, one after the other.
+struct BlockWeights {
+  WinogradWeights conv1, conv2;
+  BlockWeights(const Params& p, const WinogradTile& kernels)
+      : conv1(kernels, 3, p.hidden(), p.hidden(), p.constant() ? p.c : p.hidden()),
+        conv2(kernels, 3, p.c, p.hidden(), p.hidden()) {}
+  int64_t floats() const { return conv1.floats() + conv2.floats(); }
+
+  void pack(const Params& p, const float* weight1, const float* weight2, int threads,
+            float* to) const {
+    const std::vector<int> order = unchanged_order(p.hidden());
+    conv1.pack(weight1, order, threads, to);
+    conv2.pack(weight2, order, threads, to + conv1.floats());
+  }
+};
 
 template <class S>
 class Block {
  public:
   explicit Block(const Params& p)
-      : p_(p), kernels_(tile_kernels()), hidden_(p.hidden()),
-        c_vectors_(static_cast<int>(ceil_div(p.c, kernels_.lanes))),
-        hidden_vectors_(static_cast<int>(ceil_div(hidden_, kernels_.lanes))),
-        c_padded_(c_vectors_ * kernels_.lanes), hidden_padded_(hidden_vectors_ * kernels_.lanes),
-        tiles_(ceil_div(p.h, kTileSide) * ceil_div(p.w, kTileSide)),
-        blocks_(ceil_div(tiles_, kernels_.tiles)),
+      : p_(p), kernels_(winograd_kernels()), weights_(p, kernels_), hidden_(p.hidden()),
+        c_padded_(weights_.conv2.padded()), hidden_padded_(weights_.conv1.padded()),
         threads_(products() < kSerialProducts ? 1 : std::max(p.threads, 1)),
-        direct_(is_direct(p.f_stride) && is_direct(p.out_stride)),
-        cond_(p.cond, p.n * p.d), conv1_weight_(p.conv1_weight, hidden_ * hidden_ * 9),
-        conv1_bias_(p.conv1_bias, hidden_), conv2_weight_(p.conv2_weight, p.c * hidden_ * 9),
-        conv2_bias_(p.conv2_bias, p.c) {
+        tiles_(kernels_, p.n, p.h, p.w, 3, threads_), blocks_(tiles_.blocks()),
+        f_{static_cast<S*>(p.f), p.n, p.c, p.h, p.w, p.f_stride},
+        picture_{static_cast<S*>(p.cond), p.n, p.d, p.h, p.w, p.cond_stride},
+        out_{static_cast<S*>(p.out), p.n, p.c, p.h, p.w, p.out_stride},
+        direct_(f_.direct(kernels_.lanes) && out_.direct(kernels_.lanes) &&
+                (p.constant() || picture_.direct(kernels_.lanes))),
+        cond_(p.cond, p.constant() ? p.n * p.d : 0),
+        conv1_weight_(p.conv1_weight, hidden_ * hidden_ * 9), conv1_bias_(p.conv1_bias, hidden_),
+        conv2_weight_(p.conv2_weight, p.c * hidden_ * 9), conv2_bias_(p.conv2_bias, p.c) {
     const int64_t pixels = p.n * p.h * p.w;
-    int64_t total = 0;
-    const auto reserve = [&](int64_t floats) {
-      const int64_t start = total;
-      total += round_up(floats, 16);
-      return start;
-    };
-    const int64_t packed1 = reserve(36 * p.c * hidden_padded_);
-    const int64_t packed2 = reserve(36 * hidden_ * c_padded_);
-    const int64_t features = reserve(pixels * hidden_padded_);
-    const int64_t staged = reserve(direct_ ? 0 : pixels * c_padded_);
-    const int64_t scratch = reserve(threads_ * scratch_floats());
-    memory_.emplace(static_cast<size_t>(total) * sizeof(float));
-    float* const memory = static_cast<float*>(memory_->data());
-    packed1_ = memory + packed1, packed2_ = memory + packed2, scratch_ = memory + scratch;
-    features_ = {memory + features, p.w * hidden_padded_, hidden_padded_};
-    staged_ = {memory + staged, p.w * c_padded_, c_padded_};
+    const int64_t staged_channels = p.constant() ? c_padded_ : hidden_padded_;
+    const int64_t packed = arena_.reserve(p.packed == nullptr ? weights_.floats() : 0);
+    const int64_t features = arena_.reserve(pixels * hidden_padded_);
+    const int64_t staged = arena_.reserve(direct_ ? 0 : pixels * staged_channels);
+    const int64_t scratch = arena_.reserve(threads_ * scratch_floats());
+    arena_.take();
+    if (p.packed == nullptr) {
+      weights_.pack(p, conv1_weight_.data(), conv2_weight_.data(), threads_, arena_.at(packed));
+    }
+    packed_ = p.packed == nullptr ? arena_.at(packed) : static_cast<const float*>(p.packed);
+    scratch_ = arena_.at(scratch);
+    features_ = pictures(arena_.at(features), hidden_padded_);
+    staged_ = pictures(arena_.at(staged), staged_channels);
   }
 
   void run() {
-    pack();
-    Picture f = staged_, out = staged_;
-    int64_t f_image = p_.h * p_.w * c_padded_, out_image = f_image;
+    Pictures f = staged_, out = staged_, more = {};
+    int channels = static_cast<int>(p_.c), more_channels = 0;
     if (direct_) {
-      f = {static_cast<float*>(p_.f), p_.f_stride[2], p_.f_stride[3]};
-      out = {static_cast<float*>(p_.out), p_.out_stride[2], p_.out_stride[3]};
-      f_image = p_.f_stride[0], out_image = p_.out_stride[0];
+      f = f_.pictures(), out = out_.pictures();
+      if (!p_.constant()) more = picture_.pictures(), more_channels = static_cast<int>(p_.d);
     } else {
       stage();
+      if (!p_.constant()) channels = static_cast<int>(hidden_);
     }
-    const int64_t hidden_image = p_.h * p_.w * hidden_padded_;
     const std::vector<float> cases = border_cases();
     std::vector<float> sums(p_.n * blocks_ * hidden_padded_, 0.0f);
-    for_blocks([&](TileConvolution& job, int64_t n, int64_t item) {
-      job.in = f, job.in.data += n * f_image;
-      job.out = features_, job.out.data += n * hidden_image;
-      job.channels = static_cast<int>(p_.c), job.vectors = hidden_vectors_;
-      job.weights = packed1_;
+    tiles_.run(scratch_, scratch_floats(), [&](TileConvolution& job, int64_t n, int64_t item) {
+      job.in = f.at(n), job.more = more.at(n), job.out = features_.at(n);
+      job.channels = channels, job.more_channels = more_channels;
+      job.vectors = weights_.conv1.vectors();
+      job.weights = packed_;
       kernels_.activate(job, cases.data() + n * 9 * hidden_padded_,
                         sums.data() + item * hidden_padded_);
     });
@@ -128,75 +109,54 @@ class Block {
     for (int64_t n = 0; n < p_.n; ++n) {
       float* const gate = gates.data() + n * c_padded_;
       if (p_.gate == nullptr) {
-        attention(sums.data() + n * blocks_ * hidden_padded_, features_.data + n * hidden_image,
-                  gate);
+        attention(sums.data() + n * blocks_ * hidden_padded_, features_.at(n).data, gate);
       } else {
         widen_row(static_cast<const S*>(p_.gate) + n * p_.c, 1, gate, p_.c);
       }
     }
-    for_blocks([&](TileConvolution& job, int64_t n, int64_t) {
-      job.in = features_, job.in.data += n * hidden_image;
-      job.out = out, job.out.data += n * out_image;
-      job.channels = static_cast<int>(hidden_), job.vectors = c_vectors_;
-      job.weights = packed2_;
-      Picture from = f;
-      from.data += n * f_image;
-      kernels_.add_residual(job, bias.data(), gates.data() + n * c_padded_, from);
+    tiles_.run(scratch_, scratch_floats(), [&](TileConvolution& job, int64_t n, int64_t) {
+      job.in = features_.at(n), job.out = out.at(n);
+      job.channels = static_cast<int>(hidden_);
+      job.vectors = weights_.conv2.vectors();
+      job.weights = packed_ + weights_.conv1.floats();
+      kernels_.add_residual(job, bias.data(), gates.data() + n * c_padded_, f.at(n));
     });
-    if (!direct_) unstage();
+    if (!direct_) out_.unstage(staged_, threads_);
   }
 
  private:
   int64_t products() const { return p_.n * p_.h * p_.w * hidden_ * p_.c * 18; }
 
-  // Whether the inner loops can work on the tensor itself.
-  bool is_direct(const int64_t (&stride)[4]) const {
-    return std::is_same<S, float>::value && stride[1] == 1 && p_.c == c_padded_;
-  }
-
   int64_t scratch_floats() const {
     return round_up(kernels_.scratch_floats(static_cast<int>(hidden_)), 16);
   }
 
-  void pack() const {
-    const int c = static_cast<int>(p_.c), hidden = static_cast<int>(hidden_);
-    parallel_for(c + hidden, threads_, [&](int64_t item, int) {
-      const int channel = static_cast<int>(item);
-      if (channel < c) {
-        kernels_.pack_weights(conv1_weight_.data(), hidden, hidden, channel, c, hidden_vectors_,
-                              packed1_);
-      } else {
-        kernels_.pack_weights(conv2_weight_.data(), c, hidden, channel - c, hidden, c_vectors_,
-                              packed2_);
-      }
-    });
+  Pictures pictures(float* data, int64_t channels) const {
+    return {{data, static_cast<ptrdiff_t>(p_.w * channels), static_cast<ptrdiff_t>(channels)},
+            p_.h * p_.w * channels};
   }
 
-  // Calls convolve(job, image, block) for every block of tiles, with what all have in common.
-  template <class F>
-  void for_blocks(F&& convolve) const {
-    parallel_for(p_.n * blocks_, threads_, [&](int64_t item, int worker) {
-      const int64_t first = item % blocks_ * kernels_.tiles;
-      TileConvolution job{};
-      job.height = static_cast<int>(p_.h), job.width = static_cast<int>(p_.w);
-      job.first = static_cast<int>(first);
-      job.count = static_cast<int>(std::min<int64_t>(kernels_.tiles, tiles_ - first));
-      job.scratch = scratch_ + worker * scratch_floats();
-      convolve(job, item / blocks_, item);
-    });
+  // A picture as condition comes to lie behind f's channels.
+  void stage() const {
+    f_.stage(staged_, threads_);
+    if (p_.constant()) return;
+    Pictures behind = staged_;
+    behind.first.data += p_.c;
+    picture_.stage(behind, threads_);
   }
 
-  // (n, 3, 3, hidden_padded): conv1's bias and the condition's share, for the first, inner and last
-  // row and column.
+  // (n, 3, 3, hidden_padded): conv1's bias and a constant condition's share, for the first, inner
+  // and last row and column.
   std::vector<float> border_cases() const {
     std::vector<float> cases(p_.n * 9 * hidden_padded_, 0.0f);
     const int64_t rows = std::min<int64_t>(p_.h, 3), columns = std::min<int64_t>(p_.w, 3);
+    const int64_t constants = p_.constant() ? p_.d : 0;
     for (int64_t n = 0; n < p_.n; ++n) {
       const float* const cond = cond_.data() + n * p_.d;
       for (int64_t o = 0; o < hidden_; ++o) {
         const float* const weight = conv1_weight_.data() + (o * hidden_ + p_.c) * 9;
         TapSums share{};
-        for (int64_t e = 0; e < p_.d; ++e) {
+        for (int64_t e = 0; e < constants; ++e) {
           for (int tap = 0; tap < 9; ++tap) share[tap] += double{weight[e * 9 + tap]} * cond[e];
         }
         for (int64_t i = 0; i < rows; ++i) {
@@ -274,53 +234,20 @@ class Block {
     }
   }
 
-  // Between f or out and a picture of floats with channels side by side, in whole vectors. The
-  // padding of the latter is never read into a result.
-  template <class F>
-  void for_pixels(const int64_t (&stride)[4], F&& move) const {
-    parallel_for(p_.n * p_.h, threads_, [&](int64_t item, int) {
-      const int64_t row = item / p_.h * stride[0] + item % p_.h * stride[2];
-      float* const to = staged_.data + item * p_.w * c_padded_;
-      for (int64_t left = 0; left < p_.w; left += kRun) {
-        const int64_t right = std::min(left + kRun, p_.w);
-        if (stride[1] == 1) {
-          for (int64_t x = left; x < right; ++x) {
-            for (int64_t c = 0; c < p_.c; ++c) move(to[x * c_padded_ + c], row + x * stride[3] + c);
-          }
-        } else {
-          for (int64_t c = 0; c < p_.c; ++c) {
-            for (int64_t x = left; x < right; ++x) {
-              move(to[x * c_padded_ + c], row + c * stride[1] + x * stride[3]);
-            }
-          }
-        }
-      }
-    });
-  }
-  void stage() const {
-    const S* const f = static_cast<const S*>(p_.f);
-    for_pixels(p_.f_stride, [f](float& to, int64_t at) { to = widen(f[at]); });
-  }
-  void unstage() const {
-    S* const out = static_cast<S*>(p_.out);
-    for_pixels(p_.out_stride,
-               [out](float& from, int64_t at) { out[at] = Narrow<S>::from(from); });
-  }
-
-  static constexpr int64_t kRun = 64;  // pixels that stay in the first-level cache
-
   const Params& p_;
-  const ConditionalResidualBlockTile kernels_;
-  const int64_t hidden_;
-  const int c_vectors_, hidden_vectors_;
-  const int64_t c_padded_, hidden_padded_;
-  const int64_t tiles_, blocks_;
+  const WinogradTile kernels_;
+  const BlockWeights weights_;
+  const int64_t hidden_, c_padded_, hidden_padded_;
   const int threads_;
+  const TileBlocks tiles_;
+  const int64_t blocks_;
+  const StridedPictures<S> f_, picture_, out_;
   const bool direct_;
   const Widened<S> cond_, conv1_weight_, conv1_bias_, conv2_weight_, conv2_bias_;
-  std::optional<CallMemory> memory_;
-  float *packed1_, *packed2_, *scratch_;
-  Picture features_, staged_;  // after the first convolution; f and out
+  Arena arena_;
+  const float* packed_;
+  float* scratch_;
+  Pictures features_, staged_;  // after the first convolution; f (and cond), then out
 };
 
 }  // namespace
@@ -328,6 +255,24 @@ class Block {
 void conditional_residual_block_cpu(const Params& p) {
   check(p.valid(), "conditional_residual_block: sizes, dtype or pointers out of range");
   dispatch_float(p.dtype, [&](auto type) { Block<typename decltype(type)::type>(p).run(); });
+}
+
+int64_t conditional_residual_block_packed_cpu(const Params& p) {
+  check(p.valid_weights(), "conditional_residual_block: weights out of range");
+  return BlockWeights(p, winograd_kernels()).floats() * static_cast<int64_t>(sizeof(float));
+}
+
+void conditional_residual_block_pack_cpu(const Params& p) {
+  check(p.valid_weights() && p.packed != nullptr,
+        "conditional_residual_block: weights out of range");
+  const WinogradTile kernels = winograd_kernels();
+  dispatch_float(p.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    const Widened<S> weight1(p.conv1_weight, p.hidden() * p.hidden() * 9);
+    const Widened<S> weight2(p.conv2_weight, p.c * p.hidden() * 9);
+    BlockWeights(p, kernels).pack(p, weight1.data(), weight2.data(), std::max(p.threads, 1),
+                                  static_cast<float*>(p.packed));
+  });
 }
 
 }  // namespace pysr

@@ -35,11 +35,12 @@ class Buffer {
 };
 
 // Memory for the length of one call, uninitialised, aligned to a vector. A thread keeps the largest
-// block of up to kKept bytes for its next call: fresh memory comes page by page from the system,
-// which for a few megabytes takes as long as a good part of an operator's arithmetic.
+// block of up to kKept bytes for its next call, until it is told to release it: fresh memory comes
+// page by page from the system, which takes as long as a good part of an operator's arithmetic.
+// kKept is what a conditional block of the published DAN takes for a tile of 768x768 pixels.
 class CallMemory {
  public:
-  static constexpr size_t kKept = 32 << 20;
+  static constexpr size_t kKept = 256 << 20;
 
   explicit CallMemory(size_t bytes) : block_{nullptr, bytes} {
     if (kept().bytes >= bytes) {
@@ -54,6 +55,7 @@ class CallMemory {
   CallMemory(const CallMemory&) = delete;
   CallMemory& operator=(const CallMemory&) = delete;
   void* data() const { return block_.data.get(); }
+  static void release() { kept() = Block{}; }  // what the calling thread keeps
 
  private:
   struct Block {

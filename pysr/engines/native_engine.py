@@ -1,7 +1,7 @@
-"""DAN with the Restorer's blocks, where nearly all of its time goes, on pysr's own kernels.
+"""DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
-Its head and tail, the Estimator (whose condition is a whole picture, not a constant), and the
-channel attention of tiled pictures run as in the torch engine.
+What remains in torch is a pass or two over a picture (the skip connection, whitening, averages), the
+border of the published upscaling, and the channel attention of tiled pictures.
 """
 
 from __future__ import annotations
@@ -9,30 +9,88 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
-from pysr.engines.torch_engine import TorchEngine
-from pysr.ops import conditional_residual_block
+from pysr.engines.linear_upscaling import LinearUpscaling
+from pysr.engines.native_layers import Block, ConvShuffle, StridedHead
+from pysr.engines.torch_engine import PRECISIONS, TorchEngine
+from pysr.nets import DAN
+from pysr.nets.dan import whitened
 
 
 class NativeEngine(TorchEngine):
-    """See `pysr.engines`."""
+    """See `pysr.engines`. The weights are those that the model has when the engine is made.
+
+    On the CPU the calling thread keeps the memory of the largest picture or tile it restored, up to
+    256 MiB, until `close`.
+    """
 
     @staticmethod
     def obstacle(device: torch.device, precision: str = "float32") -> str:
         if device.type not in _ext.DEVICES:
             return f"no compiled kernels for {device.type}"
-        return "" if precision == "float32" else f"computes in float32, not in {precision}"
+        if device.type == "cpu" and precision != "float32":
+            return f"computes in float32 on the CPU, not in {precision}"
+        return ""
 
-    def _run(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        restorer, n = self.model.Restorer, len(lr)
-        code = code.expand(n, -1)
-        f = restorer.head(lr)
-        for i, block in enumerate(restorer.body):
-            gate = None if gates is None else gates[i].flatten(1).expand(n, -1)
-            f = conditional_residual_block(f, code, *block.parameters(), gate)
-        return restorer.tail(lr, f)
+    @torch.inference_mode()
+    def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
+        super().__init__(model, device, precision)
+        restorer, estimator = self.model.Restorer, self.model.Estimator
+        dtype = PRECISIONS[precision]
+        self._head = ConvShuffle.of(restorer.head, dtype)
+        self._body = [Block(block, dtype, constant=True) for block in restorer.body]
+        self._fusion = ConvShuffle.of(restorer.fusion, dtype)
+        if model.config.compact_tail:
+            self._upscale = ConvShuffle.of(restorer.upscale[0], dtype, model.config.scale)
+        else:
+            self._upscale = LinearUpscaling(restorer.upscale, dtype)
+        # As in the torch engine, the Estimator stays in float32.
+        self._estimator_head = StridedHead(estimator.head_HR)
+        self._estimator_body = [
+            Block(block, torch.float32, constant=False) for block in estimator.body
+        ]
+        self._estimator_out = ConvShuffle.of(estimator.out, torch.float32)
+
+    @torch.inference_mode()
+    def estimate(self, lr: Tensor, sr: Tensor) -> Tensor:
+        estimator = self.model.Estimator
+        lr, sr = self._placed(lr), self._placed(sr)
+        sr = self._placed(F.pixel_unshuffle(sr, estimator.scale))
+        if estimator.whitened:
+            lr, sr = whitened(lr, lr), _whitened_unshuffled(sr, estimator.scale)
+        f, cond = estimator.head_LR(lr), self._estimator_head(sr)
+        for block in self._estimator_body:
+            f = block(f, cond)
+        return self._estimator_out(f).mean((2, 3))
 
     def describe(self) -> str:
-        return f"native kernels in torch {torch.__version__}, float32, {self.device}"
+        return f"native kernels in torch {torch.__version__}, {self.precision}, {self.device}"
+
+    def close(self) -> None:
+        super().close()
+        self._body = self._upscale = self._estimator_body = None
+        _ext.release_memory()
+
+    def _run(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+        n = len(lr)
+        code = self._cast(code).expand(n, -1)
+        f = self._head(self._cast(lr))
+        for i, block in enumerate(self._body):
+            gate = None if gates is None else gates[i].flatten(1).expand(n, -1)
+            f = block(f, code, gate)
+        sr = self._upscale(self._fusion(f)).float()
+        skip = self.model.Restorer.skip
+        return sr if skip is None else sr.add_(skip(lr))
+
+
+def _whitened_unshuffled(x: Tensor, scale: int) -> Tensor:
+    """`whitened(sr, sr averaged over s x s)` of x = pixel_unshuffle(sr, s), in place."""
+    phases = x.unflatten(1, (-1, scale**2))
+    coarse = phases.mean(2)
+    low = F.avg_pool2d(F.pad(coarse, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    phases -= low[:, :, None]
+    size = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True) / x[0].numel() ** 0.5
+    return x.div_(size + 0.005)

@@ -262,12 +262,16 @@ class Estimator(nn.Module):
 
     def forward(self, sr: Tensor, lr: Tensor) -> Tensor:
         if self.whitened:
-            sr = whitened(sr, sr if self.scale == 1 else F.avg_pool2d(sr, self.scale))
-            lr = whitened(lr, lr)
+            lr, sr = self.whiten(lr, sr)
         f, cond = self.head_LR(lr), self.head_HR(sr)
         for block in self.body:
             f = block(f, cond)
         return self.out(f).mean((2, 3))
+
+    def whiten(self, lr: Tensor, sr: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as a whitened Estimator sees them."""
+        coarse = sr if self.scale == 1 else F.avg_pool2d(sr, self.scale)
+        return whitened(lr, lr), whitened(sr, coarse)
 
 
 def whitened(x: Tensor, coarse: Tensor) -> Tensor:

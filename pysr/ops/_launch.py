@@ -21,10 +21,7 @@ def launch(name: str, device: torch.device, **fields) -> None:
         RuntimeError: where the kernels are missing, or the launch fails; names the operator.
     """
     native = _ext.require(device.type)
-    given = {
-        field: value.data_ptr() if isinstance(value, Tensor) else value
-        for field, value in fields.items()
-    }
+    given = _addresses(fields)
     if device.type == "cpu":
         getattr(native, f"{name}_cpu")(threads=torch.get_num_threads(), **given)
         return
@@ -33,3 +30,36 @@ def launch(name: str, device: torch.device, **fields) -> None:
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
         getattr(native, f"{name}_cuda")(workspace=workspace.data_ptr(), stream=stream, **given)
+
+
+def pack(name: str, device: torch.device, **fields) -> Tensor:
+    """An operator's weights as its kernels use them: what `packed` of its params struct is for."""
+    packed = torch.empty(_packed_bytes(name, device, fields), dtype=torch.uint8, device=device)
+    launch(f"{name}_pack", device, **{**fields, "packed": packed})
+    return packed
+
+
+def check_packed(name: str, device: torch.device, packed: Tensor, fields: dict) -> None:
+    """That `packed` can be what `pack` gives for these fields.
+
+    Raises:
+        ValueError: for one of other weights, another device or another choice of options.
+    """
+    expected = _packed_bytes(name, device, fields)
+    if packed.dtype != torch.uint8 or packed.device != device or packed.numel() != expected:
+        raise ValueError(
+            f"packed: expected {expected} bytes on {device} from pack_{name}, "
+            f"got {packed.numel()} of {packed.dtype} on {packed.device}"
+        )
+
+
+def _packed_bytes(name: str, device: torch.device, fields: dict) -> int:
+    native = _ext.require(device.type)
+    return getattr(native, f"{name}_packed_{device.type}")(**_addresses(fields))
+
+
+def _addresses(fields: dict) -> dict:
+    return {
+        field: value.data_ptr() if isinstance(value, Tensor) else value
+        for field, value in fields.items()
+    }

@@ -1,7 +1,8 @@
-// See conditional_residual_block_tile.h. Winograd's F(4x4, 3x3): a 4x4 tile of outputs costs 36
-// products per pair of channels instead of 144. A 6x6 patch of the input, the weights and the
-// products are each transformed by small fixed matrices; in between stand 36 matrix products, tiles
-// by input channels by output channels.
+// See winograd_tile.h. Winograd's F(4x4, 3x3): a 4x4 tile of outputs costs 36 products per pair of
+// channels instead of 144. A 6x6 patch of the input, the weights and the products are each
+// transformed by small fixed matrices; in between stand 36 matrix products, tiles by input channels
+// by output channels. The same patch, transformed alike, gives a 2x2 tile of a 5x5 convolution:
+// F(2x2, 5x5), 36 products instead of 100.
 //
 // The transforms evaluate polynomials at 0, +-sqrt(1/2), +-sqrt(2) and infinity. The customary
 // whole numbers 0, +-1, +-2 save a few multiplications, but for 74 channels of random numbers their
@@ -11,7 +12,8 @@
 // transforms, numbers lie as [vector of channels][position][tile][lane]: the matrix product
 // broadcasts them from places at fixed distances, and the 36 positions that a transform touches at
 // once lie on few pages.
-#include "cpu/conditional_residual_block_tile.h"
+#include "cpu/winograd_tile.h"
+
 #include "cpu/vector.h"
 
 namespace pysr {
@@ -21,9 +23,9 @@ namespace {
 using Floats = Vector<float>;
 constexpr int kWide = kLanes<float>;
 
-constexpr int kSide = 4;           // of a tile
-constexpr int kPatch = kSide + 2;  // side of what it sees
+constexpr int kPatch = 6;  // side of what a tile sees
 constexpr int kPositions = kPatch * kPatch;
+constexpr int tile_side(int kernel_side) { return kPatch - kernel_side + 1; }
 
 // The matrix product holds its sums in registers: a panel of N vectors of output channels, at most
 // kPanel, by as many tiles as fit.
@@ -59,13 +61,18 @@ PYSR_INLINE void transform_patch_line(const Floats (&d)[kPatch], Floats (&v)[kPa
   v[5] = d[1] + (d[5] - 2.5f * d[3]);
 }
 
-PYSR_INLINE void transform_product_line(const Floats (&m)[kPatch], Floats (&y)[kSide]) {
+template <int Side>
+PYSR_INLINE void transform_product_line(const Floats (&m)[kPatch], Floats (&y)[Side]) {
   const Floats sum1 = m[1] + m[2], difference1 = kHalfRoot * (m[1] - m[2]);
   const Floats sum2 = m[3] + m[4], difference2 = kRoot * (m[3] - m[4]);
   y[0] = m[0] + sum1 + sum2;
-  y[1] = difference1 + difference2;
-  y[2] = 0.5f * sum1 + 2 * sum2;
-  y[3] = m[5] + (0.5f * difference1 + 2 * difference2);
+  if constexpr (Side == 2) {
+    y[1] = m[5] + (difference1 + difference2);
+  } else {
+    y[1] = difference1 + difference2;
+    y[2] = 0.5f * sum1 + 2 * sum2;
+    y[3] = m[5] + (0.5f * difference1 + 2 * difference2);
+  }
 }
 
 // Panels of about equal width, of which none is wider than kPanel.
@@ -79,43 +86,55 @@ void for_panels(int vectors, F&& panel) {
   }
 }
 
+// The weights' transform, (kPatch, side): powers of each point, over the product of its distances
+// from the other points.
+struct WeightTransform {
+  double at[kPatch][5] = {};
+  explicit WeightTransform(int side) {
+    const double root = 1.4142135623730950488;
+    const double points[kPatch - 1] = {0, root / 2, -root / 2, root, -root};
+    const double scales[kPatch - 1] = {1, -2 / 3.0, -2 / 3.0, 1 / 6.0, 1 / 6.0};
+    for (int i = 0; i < kPatch - 1; ++i) {
+      double power = scales[i];
+      for (int tap = 0; tap < side; ++tap, power *= points[i]) at[i][tap] = power;
+    }
+    at[kPatch - 1][side - 1] = 1;
+  }
+};
+
 // Rounded once, from double.
-void pack_weights(const float* weights, int outputs, int inputs, int channel, int channels,
-                  int vectors, float* packed) {
-  const double root = 1.4142135623730950488;
-  const double g[kPatch][3] = {{1, 0, 0},
-                               {-2 / 3.0, -root / 3, -1 / 3.0},
-                               {-2 / 3.0, root / 3, -1 / 3.0},
-                               {1 / 6.0, root / 6, 1 / 3.0},
-                               {1 / 6.0, -root / 6, 1 / 3.0},
-                               {0, 0, 1}};
+void pack_weights(const float* weights, int side, const int* order, int outputs, int inputs,
+                  int channel, int channels, int vectors, float* packed) {
+  const WeightTransform g(side);
   for_panels(vectors, [&](int first, int width) {
     const ptrdiff_t step = ptrdiff_t{width} * kWide;
     float* const panel = packed + ptrdiff_t{first} * kWide * kPositions * channels + channel * step;
     for (int vector = 0; vector < width; ++vector) {
-      double taps[3][3][kWide], half[kPatch][3][kWide];
+      double taps[5][5][kWide], half[kPatch][5][kWide] = {};
       for (int lane = 0; lane < kWide; ++lane) {
         const int output = (first + vector) * kWide + lane;
-        const float* const from = weights + (ptrdiff_t{output} * inputs + channel) * 9;
-        for (int tap = 0; tap < 9; ++tap) {
-          taps[tap / 3][tap % 3][lane] = output < outputs ? from[tap] : 0;
+        for (int tap = 0; tap < side * side; ++tap) {
+          taps[tap / side][tap % side][lane] =
+              output < outputs
+                  ? weights[(ptrdiff_t{order[output]} * inputs + channel) * side * side + tap]
+                  : 0;
         }
       }
       for (int i = 0; i < kPatch; ++i) {
-        for (int v = 0; v < 3; ++v) {
-          for (int lane = 0; lane < kWide; ++lane) {
-            half[i][v][lane] = g[i][0] * taps[0][v][lane] + g[i][1] * taps[1][v][lane] +
-                               g[i][2] * taps[2][v][lane];
+        for (int u = 0; u < side; ++u) {
+          for (int v = 0; v < side; ++v) {
+            for (int lane = 0; lane < kWide; ++lane) half[i][v][lane] += g.at[i][u] * taps[u][v][lane];
           }
         }
       }
       for (int i = 0; i < kPatch; ++i) {
         for (int j = 0; j < kPatch; ++j) {
-          float* const to = panel + (i * kPatch + j) * channels * step + vector * kWide;
-          for (int lane = 0; lane < kWide; ++lane) {
-            to[lane] = static_cast<float>(half[i][0][lane] * g[j][0] + half[i][1][lane] * g[j][1] +
-                                          half[i][2][lane] * g[j][2]);
+          double sum[kWide] = {};
+          for (int v = 0; v < side; ++v) {
+            for (int lane = 0; lane < kWide; ++lane) sum[lane] += half[i][v][lane] * g.at[j][v];
           }
+          float* const to = panel + (i * kPatch + j) * channels * step + vector * kWide;
+          for (int lane = 0; lane < kWide; ++lane) to[lane] = static_cast<float>(sum[lane]);
         }
       }
     }
@@ -123,15 +142,16 @@ void pack_weights(const float* weights, int outputs, int inputs, int channel, in
 }
 
 // Where a tile lies: its first pixel, and how much of it is inside the picture.
+template <int Side>
 struct Tile {
   int y, x, rows, columns;
   Tile(const TileConvolution& job, int index) {
-    const int across = (job.width + kSide - 1) / kSide;
-    y = index / across * kSide, x = index % across * kSide;
-    rows = job.height - y < kSide ? job.height - y : kSide;
-    columns = job.width - x < kSide ? job.width - x : kSide;
+    const int across = (job.width + Side - 1) / Side;
+    y = index / across * Side, x = index % across * Side;
+    rows = job.height - y < Side ? job.height - y : Side;
+    columns = job.width - x < Side ? job.width - x : Side;
   }
-  bool whole() const { return rows == kSide && columns == kSide; }
+  bool whole() const { return rows == Side && columns == Side; }
 };
 
 void transform_patch(const float* in, ptrdiff_t row, ptrdiff_t pixel, int vectors, float* to) {
@@ -160,32 +180,44 @@ void transform_patch(const float* in, ptrdiff_t row, ptrdiff_t pixel, int vector
   }
 }
 
-// A tile that sees beyond the picture is transformed from a copy with the zeros around it. The
-// matrix product works on tiles in whole rounds, and finds zeros in place of those beyond the last.
-void transform_patches(const TileConvolution& job, float* transformed, float* patch) {
-  const int vectors = vectors_of(job.channels);
-  const ptrdiff_t pixel = ptrdiff_t{vectors} * kWide;
-  for (int t = 0; t < job.count; ++t) {
-    const Tile tile(job, job.first + t);
-    const int top = tile.y - 1, left = tile.x - 1;
-    float* const to = transformed + t * kWide;
-    if (top >= 0 && left >= 0 && top + kPatch <= job.height && left + kPatch <= job.width) {
-      transform_patch(job.in.data + top * job.in.row + left * job.in.pixel, job.in.row,
-                      job.in.pixel, vectors, to);
-      continue;
-    }
-    for (int i = 0; i < kPatch; ++i) {
-      for (int j = 0; j < kPatch; ++j) {
-        const int y = top + i, x = left + j;
-        const bool inside = y >= 0 && y < job.height && x >= 0 && x < job.width;
-        const float* const from = job.in.data + y * job.in.row + x * job.in.pixel;
-        float* const place = patch + (i * kPatch + j) * pixel;
-        for (ptrdiff_t c = 0; c < pixel; ++c) place[c] = inside ? from[c] : 0;
-      }
-    }
-    transform_patch(patch, kPatch * pixel, pixel, vectors, to);
+// The patch with its first pixel at (top, left). One that reaches beyond the picture is transformed
+// from a copy with the zeros around it.
+void transform_patch_at(const TileConvolution& job, const Picture& in, int vectors, int top,
+                        int left, float* patch, float* to) {
+  if (top >= 0 && left >= 0 && top + kPatch <= job.height && left + kPatch <= job.width) {
+    transform_patch(in.data + top * in.row + left * in.pixel, in.row, in.pixel, vectors, to);
+    return;
   }
-  for (int i = 0; i < vectors * kPositions; ++i) {
+  const ptrdiff_t pixel = ptrdiff_t{vectors} * kWide;
+  for (int i = 0; i < kPatch; ++i) {
+    for (int j = 0; j < kPatch; ++j) {
+      const int y = top + i, x = left + j;
+      const bool inside = y >= 0 && y < job.height && x >= 0 && x < job.width;
+      const float* const from = in.data + y * in.row + x * in.pixel;
+      float* const place = patch + (i * kPatch + j) * pixel;
+      for (ptrdiff_t c = 0; c < pixel; ++c) place[c] = inside ? from[c] : 0;
+    }
+  }
+  transform_patch(patch, kPatch * pixel, pixel, vectors, to);
+}
+
+// The matrix product works on tiles in whole rounds, and finds zeros in place of those beyond the
+// last.
+template <int Side>
+void transform_patches(const TileConvolution& job, float* transformed, float* patch) {
+  constexpr int margin = (kPatch - Side) / 2;
+  const int vectors = vectors_of(job.channels), more = vectors_of(job.more_channels);
+  for (int t = 0; t < job.count; ++t) {
+    const Tile<Side> tile(job, job.first + t);
+    const int top = tile.y - margin, left = tile.x - margin;
+    float* const to = transformed + t * kWide;
+    transform_patch_at(job, job.in, vectors, top, left, patch, to);
+    if (more > 0) {
+      transform_patch_at(job, job.more, more, top, left, patch,
+                         to + vectors * kPositions * kStep);
+    }
+  }
+  for (int i = 0; i < (vectors + more) * kPositions; ++i) {
     for (int t = job.count * kWide; t < kTiles * kWide; ++t) transformed[i * kStep + t] = 0;
   }
 }
@@ -219,12 +251,12 @@ void multiply(const float* in, const float* weights, int channels, float* out) {
 template <int N>
 void multiply_panel(const TileConvolution& job, int first, const float* transformed,
                     float* products) {
-  const float* const weights =
-      job.weights + ptrdiff_t{first} * kWide * kPositions * job.channels;
+  const int channels = job.channels + job.more_channels;
+  const float* const weights = job.weights + ptrdiff_t{first} * kWide * kPositions * channels;
   for (int position = 0; position < kPositions; ++position) {
     for (int t = 0; t < job.count; t += kRound<N>) {
       multiply<N>(transformed + position * kStep + t * kWide,
-                  weights + ptrdiff_t{position} * job.channels * N * kWide, job.channels,
+                  weights + ptrdiff_t{position} * channels * N * kWide, channels,
                   products + position * kStep + t * kWide);
     }
   }
@@ -232,28 +264,34 @@ void multiply_panel(const TileConvolution& job, int first, const float* transfor
 
 // Calls finish(i, j, value) for the pixels of the tile; the rest of a tile that is not Whole is
 // left out.
-template <bool Whole, class F>
-PYSR_INLINE void transform_products(const float* products, const Tile& tile, F&& finish) {
-  Floats half[kSide][kPatch];
+template <bool Whole, int Side, class F>
+PYSR_INLINE void transform_products(const float* products, const Tile<Side>& tile, F&& finish) {
+  Floats half[Side][kPatch];
   PYSR_UNROLL
   for (int j = 0; j < kPatch; ++j) {
-    Floats m[kPatch], y[kSide];
+    Floats m[kPatch], y[Side];
     PYSR_UNROLL
     for (int i = 0; i < kPatch; ++i) load<float>(m[i], products + (i * kPatch + j) * kStep);
     transform_product_line(m, y);
     PYSR_UNROLL
-    for (int i = 0; i < kSide; ++i) half[i][j] = y[i];
+    for (int i = 0; i < Side; ++i) half[i][j] = y[i];
   }
   PYSR_UNROLL
-  for (int i = 0; i < kSide; ++i) {
-    Floats y[kSide];
+  for (int i = 0; i < Side; ++i) {
+    Floats y[Side];
     transform_product_line(half[i], y);
     if (!Whole && i >= tile.rows) continue;
     PYSR_UNROLL
-    for (int j = 0; j < kSide; ++j) {
+    for (int j = 0; j < Side; ++j) {
       if (Whole || j < tile.columns) finish(i, j, y[j]);
     }
   }
+}
+
+// The first channel of a vector at a tile's first pixel.
+template <int Side>
+PYSR_INLINE float* first_of(const Picture& picture, const Tile<Side>& tile, int vector) {
+  return picture.data + tile.y * picture.row + tile.x * picture.pixel + vector * kWide;
 }
 
 // LeakyReLU, with the bias of each pixel's border case.
@@ -263,17 +301,16 @@ struct Activation {
   int last_row, last_column;  // of the picture
   ptrdiff_t channels;
 
-  template <bool Whole>
-  void apply(const TileConvolution& job, const Tile& tile, int vector,
+  template <bool Whole, int Side>
+  void apply(const TileConvolution& job, const Tile<Side>& tile, int vector,
              const float* products) const {
-    const float* cases[kSide];
-    ptrdiff_t columns[kSide];
-    for (int i = 0; i < kSide; ++i) {
+    const float* cases[Side];
+    ptrdiff_t columns[Side];
+    for (int i = 0; i < Side; ++i) {
       cases[i] = bias + border_case(tile.y + i, last_row) * 3 * channels + vector * kWide;
       columns[i] = border_case(tile.x + i, last_column) * channels;
     }
-    float* const out =
-        job.out.data + tile.y * job.out.row + tile.x * job.out.pixel + vector * kWide;
+    float* const out = first_of(job.out, tile, vector);
     Floats sum;
     load<float>(sum, sums + vector * kWide);
     transform_products<Whole>(products, tile, [&](int i, int j, const Floats& value) {
@@ -299,15 +336,14 @@ struct Residual {
   const float* gate;
   Picture f;
 
-  template <bool Whole>
-  void apply(const TileConvolution& job, const Tile& tile, int vector,
+  template <bool Whole, int Side>
+  void apply(const TileConvolution& job, const Tile<Side>& tile, int vector,
              const float* products) const {
     Floats shift, scale;
     load<float>(shift, bias + vector * kWide);
     load<float>(scale, gate + vector * kWide);
-    const float* const from = f.data + tile.y * f.row + tile.x * f.pixel + vector * kWide;
-    float* const out =
-        job.out.data + tile.y * job.out.row + tile.x * job.out.pixel + vector * kWide;
+    const float* const from = first_of(f, tile, vector);
+    float* const out = first_of(job.out, tile, vector);
     transform_products<Whole>(products, tile, [&](int i, int j, const Floats& value) {
       Floats y;
       load<float>(y, from + i * f.row + j * f.pixel);
@@ -317,13 +353,41 @@ struct Residual {
   }
 };
 
-template <class Epilogue>
+struct Scattering {
+  const float* bias;
+  const ptrdiff_t* places;
+  int outputs;
+  bool whole_vectors;
+
+  template <bool Whole, int Side>
+  void apply(const TileConvolution& job, const Tile<Side>& tile, int vector,
+             const float* products) const {
+    Floats shift;
+    load<float>(shift, bias + vector * kWide);
+    float* const out = first_of(job.out, tile, 0);
+    const ptrdiff_t* const place = places + vector * kWide;
+    const int left = outputs - vector * kWide, count = left < kWide ? left : kWide;
+    transform_products<Whole>(products, tile, [&](int i, int j, const Floats& value) {
+      float* const pixel = out + i * job.out.row + j * job.out.pixel;
+      const Floats y = value + shift;
+      if (whole_vectors) {
+        store<float>(pixel + place[0], y);
+        return;
+      }
+      float lanes[kWide];
+      store<float>(lanes, y);
+      for (int lane = 0; lane < count; ++lane) pixel[place[lane]] = lanes[lane];
+    });
+  }
+};
+
+template <int Side, class Epilogue>
 void convolve(const TileConvolution& job, const Epilogue& epilogue) {
-  const int vectors = vectors_of(job.channels);
+  const int vectors = vectors_of(job.channels) + vectors_of(job.more_channels);
   float* const transformed = job.scratch;
   float* const products = transformed + vectors * kPositions * kStep;
   float* const patch = products + kPanel * kPositions * kStep;
-  transform_patches(job, transformed, patch);
+  transform_patches<Side>(job, transformed, patch);
   for_panels(job.vectors, [&](int first, int width) {
     switch (width) {
       case 1:
@@ -342,7 +406,7 @@ void convolve(const TileConvolution& job, const Epilogue& epilogue) {
 #endif
     }
     for (int t = 0; t < job.count; ++t) {
-      const Tile tile(job, job.first + t);
+      const Tile<Side> tile(job, job.first + t);
       for (int n = 0; n < width; ++n) {
         const float* const from = products + n * kPositions * kStep + t * kWide;
         if (tile.whole()) {
@@ -356,18 +420,29 @@ void convolve(const TileConvolution& job, const Epilogue& epilogue) {
 }
 
 void activate(const TileConvolution& job, const float* bias, float* sums) {
-  convolve(job, Activation{bias, sums, job.height - 1, job.width - 1, job.vectors * kWide});
+  convolve<tile_side(3)>(
+      job, Activation{bias, sums, job.height - 1, job.width - 1, job.vectors * kWide});
 }
 
 void add_residual(const TileConvolution& job, const float* bias, const float* gate,
                   const Picture& f) {
-  convolve(job, Residual{bias, gate, f});
+  convolve<tile_side(3)>(job, Residual{bias, gate, f});
+}
+
+void scatter(const TileConvolution& job, int side, const float* bias, const ptrdiff_t* places,
+             int outputs, bool whole_vectors) {
+  const Scattering epilogue{bias, places, outputs, whole_vectors};
+  if (side == 3) {
+    convolve<tile_side(3)>(job, epilogue);
+  } else {
+    convolve<tile_side(5)>(job, epilogue);
+  }
 }
 
 }  // namespace
 
-ConditionalResidualBlockTile conditional_residual_block_tile() {
-  return {kWide, kTiles, scratch_floats, pack_weights, activate, add_residual};
+WinogradTile winograd_tile() {
+  return {kWide, kTiles, scratch_floats, pack_weights, activate, add_residual, scatter};
 }
 
 }  // namespace PYSR_ISA

@@ -7,6 +7,7 @@ border cases). Nothing is written that does not agree with torch.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,15 +17,13 @@ import torch
 from torch import Tensor
 
 from pysr.engines.cache import cache_folder, model_digest
+from pysr.engines.onnx_graphs import GRAPHS
+from pysr.engines.parity import TOLERANCES, disagreement
 from pysr.files import folder_written_whole
 from pysr.nets import DAN
 
 # Pictures that every graph is compared with torch at: n, h, w.
 SIZES = ((2, 24, 20), (1, 17, 31), (3, 3, 5))
-# Worst difference of any output value from torch in float32, relative to the root mean square of
-# what torch gives. Measured: 4e-6, 6e-3 and 0.05; in float16 that is some 76 dB between pictures.
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-1}
-GRAPHS = ("restorer", "restorer_gated", "estimator")
 
 
 class ExportError(RuntimeError):
@@ -46,16 +45,14 @@ def export_onnx(model: DAN, folder: str | Path, precision: str = "float32") -> l
 
     Raises:
         ExportError: if onnx, onnxscript or onnxruntime is missing, or a graph disagrees with torch
-            by more than TOLERANCES at any of SIZES.
+            by more than `parity.TOLERANCES` at any of SIZES.
         OSError: if the folder cannot be written.
     """
     with folder_written_whole(folder) as beside:
         for name in GRAPHS:
             (beside / f"{name}.onnx").write_bytes(checked_graph(model, name, precision))
-        about = {**asdict(model.config), "first_code": model.init_ker_map[0].tolist()}
-        (beside / "dan.json").write_text(json.dumps(about, indent=2) + "\n")
-        np.save(beside / "encoder.npy", model.encoder[0].cpu().numpy())
-    names = [*(f"{name}.onnx" for name in GRAPHS), "encoder.npy", "dan.json"]
+        write_about(model, beside)
+        names = sorted(path.name for path in beside.iterdir())
     return [Path(folder) / name for name in names]
 
 
@@ -67,48 +64,48 @@ def exported(model: DAN, precision: str = "float32") -> Path:
     return folder
 
 
+def write_about(model: DAN, folder: Path) -> None:
+    """dan.json and encoder.npy: what a program needs beside the graphs, see `export_onnx`."""
+    about = {**asdict(model.config), "first_code": model.init_ker_map[0].tolist()}
+    (folder / "dan.json").write_text(json.dumps(about, indent=2) + "\n")
+    np.save(folder / "encoder.npy", model.encoder[0].cpu().numpy())
+
+
 def checked_graph(model: DAN, name: str, precision: str) -> bytes:
     """One of GRAPHS as a serialised ONNX model that agrees with torch.
 
     Raises ExportError as `export_onnx` does.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx imports it late, with a longer message)
     except ImportError as error:
         raise ExportError(
             f"exporting needs onnx, onnxscript and onnxruntime: pip install 'pysr[onnx]' ({error})"
         ) from None
-    from pysr.engines import onnx_graphs, onnx_trace
+    from pysr.engines import onnx_trace
 
-    kind = {
-        "restorer": onnx_graphs.RestorerGraph,
-        "restorer_gated": onnx_graphs.GatedRestorerGraph,
-        "estimator": onnx_graphs.EstimatorGraph,
-    }[name]
+    model = copy.deepcopy(model).eval().cpu()
     dtype = getattr(torch, precision)
-    proto = onnx_trace.onnx_graph(kind, model, dtype)
-    content = proto.SerializeToString()
-    # ONNX Runtime has no convolutions in bfloat16: what it runs is the same graph in float32. It
-    # also leaves roundings to half precision out; the module that was traced shows those.
-    runnable = content
-    if dtype == torch.bfloat16:
-        runnable = onnx_trace.widened(proto, onnx.TensorProto.BFLOAT16).SerializeToString()
-    session = onnxruntime.InferenceSession(runnable, providers=["CPUExecutionProvider"])
-    module, plain = kind(model, dtype), kind(model, torch.float32)
+    proto = onnx_trace.onnx_graph(GRAPHS[name], model, dtype)
+    # ONNX Runtime's CPU kernels know no bfloat16, and take most roundings to float16 out: they show
+    # that the graph is right. What rounding costs is shown by the module that it was traced from.
+    runnable = onnx_trace.widened(proto) if dtype == torch.bfloat16 else proto
+    session = onnxruntime.InferenceSession(
+        runnable.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+    def run(**given: Tensor) -> Tensor:
+        (got,) = session.run(None, {key: value.numpy() for key, value in given.items()})
+        return torch.from_numpy(got)
+
+    module = GRAPHS[name](model, dtype)
     for size in SIZES:
-        given = onnx_trace.example_inputs(kind.inputs, model.config, size)
-        with torch.no_grad():
-            expected = _plain(model, name, given)
-            outputs = [module(**given)]
-        outputs += map(
-            torch.from_numpy, session.run(None, {key: x.numpy() for key, x in given.items()})
-        )
-        difference = max(_difference(output, expected) for output in outputs)
+        difference = max(disagreement(model, name, size, each) for each in (run, module))
         if not difference <= TOLERANCES[precision]:
             raise ExportError(
                 f"{name}.onnx in {precision} differs from torch by {difference:.2g} at {size}, "
                 f"more than {TOLERANCES[precision]}; nothing was written"
             )
-    return content
+    return proto.SerializeToString()

@@ -128,3 +128,10 @@ def _case_index(length: int) -> Tensor:
 
 def _fixed(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().clone(), requires_grad=False)
+
+
+GRAPHS = {
+    "restorer": RestorerGraph,
+    "restorer_gated": GatedRestorerGraph,
+    "estimator": EstimatorGraph,
+}

@@ -18,6 +18,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from pysr.engines.parity import example_inputs
 from pysr.nets import DAN, DANConfig
 
 OPSET = 20
@@ -42,19 +43,21 @@ def onnx_graph(kind: type, model: DAN, dtype: torch.dtype) -> onnx.ModelProto:
     return proto
 
 
-def example_inputs(
-    names: tuple[str, ...], config: DANConfig, size: tuple[int, int, int]
-) -> dict[str, Tensor]:
-    """Random inputs of the given names for n pictures of h x w pixels."""
-    generator = torch.Generator().manual_seed(0)
-    n, h, w = size
-    shapes = {
-        "lr": (n, 3, h, w),
-        "sr": (n, 3, config.scale * h, config.scale * w),
-        "code": (n, config.code_length),
-        "gates": (config.blocks, config.features),
-    }
-    return {name: torch.rand(shapes[name], generator=generator) for name in names}
+def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph with everything that is bfloat16 made float32."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    of, to = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
+    for tensor in wide.graph.initializer:
+        if tensor.data_type == of:
+            value = torch.frombuffer(bytearray(tensor.raw_data), dtype=torch.bfloat16)
+            value = value.reshape(tuple(tensor.dims)).float()
+            tensor.CopyFrom(_tensor(tensor.name, to, value))
+    for node in wide.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == of:
+                attribute.i = to
+    return wide
 
 
 @functools.lru_cache(maxsize=16)

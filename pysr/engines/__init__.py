@@ -21,6 +21,7 @@ from pysr.engines.guard import Guard
 from pysr.engines.native_engine import NativeEngine
 from pysr.engines.onnx_engine import OnnxEngine
 from pysr.engines.onnx_export import ExportError, export_onnx
+from pysr.engines.tensorrt_engine import TensorRTEngine
 from pysr.engines.torch_engine import PRECISIONS, TorchEngine
 from pysr.nets import DAN
 
@@ -31,13 +32,19 @@ __all__ = [
     "Guard",
     "NativeEngine",
     "OnnxEngine",
+    "TensorRTEngine",
     "TorchEngine",
     "candidates",
     "create",
     "export_onnx",
 ]
 
-ENGINES = {"native": NativeEngine, "torch": TorchEngine, "onnx": OnnxEngine}
+ENGINES = {
+    "native": NativeEngine,
+    "torch": TorchEngine,
+    "onnx": OnnxEngine,
+    "tensorrt": TensorRTEngine,
+}
 
 # Fastest first, as measured by bench/engines. On GPUs torch's convolutions run on tensor cores,
 # which our own do not.

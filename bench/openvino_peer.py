@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pysr import blur
 from pysr.degrade import classical
-from pysr.engines.onnx_engine import exported
+from pysr.engines.onnx_export import exported
 from pysr.nets import DAN
 
 PHOTOGRAPHS = (photographs.astronaut, photographs.coffee, photographs.chelsea, photographs.rocket)
@@ -30,7 +30,7 @@ def restorer(model: DAN, precision: str, size: tuple[int, int] | None = None) ->
     precision is "f32", "bf16" or "int8".
     """
     core = openvino.Core()
-    graph = core.read_model(exported(model) / "restorer.onnx")
+    graph = core.read_model(exported(model, "float32") / "restorer.onnx")
     if precision == "int8":
         graph = quantised(graph, model)
     if size is not None:

@@ -7,11 +7,11 @@
 // contiguous. For inference alone: there is no gradient.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 
 #include "common/dtype.h"
-#include "common/index.h"
+#include "common/host_device.h"
 
 // The runtime's own names, so that callers need no CUDA header.
 struct CUstream_st;
@@ -85,31 +85,7 @@ int conditional_residual_block_pack_cuda(const ConditionalResidualBlockParams& p
 // Returns a cudaError_t as an int, 0 being success.
 int conditional_residual_block_cuda(const ConditionalResidualBlockParams& p, CUstream_st* stream);
 
-// Where the CUDA kernels keep what lies between them: floats, counted from the workspace's start.
-struct ConditionalResidualBlockWorkspace {
-  static constexpr int64_t pixels_per_part = 4096;
-
-  int64_t parts;   // in which a channel of r is summed, whatever the GPU
-  int64_t cases;   // (n, 9, hidden)
-  int64_t hidden;  // (n, hidden, h, w)
-  int64_t r;       // (n, c, h, w)
-  int64_t sums;    // (n, c, parts)
-  int64_t gates;   // (n, c)
-  int64_t end;
-  explicit ConditionalResidualBlockWorkspace(const ConditionalResidualBlockParams& p) {
-    const int64_t pixels = p.h * p.w;
-    parts = std::min<int64_t>(ceil_div(pixels, pixels_per_part), 64);
-    cases = 0;
-    hidden = cases + p.n * 9 * p.hidden();
-    r = hidden + p.n * p.hidden() * pixels;
-    sums = r + p.n * p.c * pixels;
-    gates = sums + p.n * p.c * parts;
-    end = gates + p.n * p.c;
-  }
-};
-
-inline int64_t conditional_residual_block_workspace(const ConditionalResidualBlockParams& p) {
-  return ConditionalResidualBlockWorkspace(p).end * static_cast<int64_t>(sizeof(float));
-}
+// The bytes that the workspace takes.
+int64_t conditional_residual_block_workspace(const ConditionalResidualBlockParams& p);
 
 }  // namespace pysr

@@ -3,8 +3,8 @@
 // Every thread of a block is a fibre (ucontext) on one host thread, switched at __syncthreads.
 // Shared memory is a heap block of exactly the size launched with, so that a read past its end is
 // caught. Fibres run in ascending order up to one barrier and in descending order up to the next,
-// so that a missing barrier shows up as a wrong result. Warps, streams and atomics are not
-// emulated.
+// so that a missing barrier shows up as a wrong result. Warps are emulated by mma_emulator.h alone;
+// streams and atomics are not.
 #pragma once
 
 #include <ucontext.h>
@@ -47,7 +47,8 @@ struct Fibre {
 };
 
 struct State {
-  std::vector<Fibre> fibres;
+  std::vector<Fibre> fibres;  // at least as many as threads
+  size_t threads = 0;
   Fibre* current = nullptr;
   ucontext_t scheduler;
   void* scheduler_fake_stack = nullptr;
@@ -100,19 +101,17 @@ inline void start(Fibre& fibre, unsigned thread) {
 }
 
 inline void run_block() {
-  for (size_t t = 0; t < state.fibres.size(); ++t) {
-    start(state.fibres[t], static_cast<unsigned>(t));
-  }
+  for (size_t t = 0; t < state.threads; ++t) start(state.fibres[t], static_cast<unsigned>(t));
   size_t finished = 0;
   for (bool forwards = true; finished == 0; forwards = !forwards) {
-    for (size_t t = 0; t < state.fibres.size(); ++t) {
-      state.current = &state.fibres[forwards ? t : state.fibres.size() - 1 - t];
+    for (size_t t = 0; t < state.threads; ++t) {
+      state.current = &state.fibres[forwards ? t : state.threads - 1 - t];
       leave(&state.scheduler_fake_stack, state.current->stack.data(), kStack);
       swapcontext(&state.scheduler, &state.current->context);
       arrive(state.scheduler_fake_stack, nullptr, nullptr);
       finished += state.current->finished;
     }
-    if (finished != 0 && finished != state.fibres.size()) {
+    if (finished != 0 && finished != state.threads) {
       std::fprintf(stderr, "cuda_emulator: some threads ended, others wait at a barrier\n");
       std::abort();
     }
@@ -135,7 +134,10 @@ cudaError_t launch(void (*kernel)(P...), int64_t blocks, dim3 threads, size_t sh
                    A... arguments) {
   // 99 KiB is the most that every GPU from sm_80 on grants a block.
   if (blocks < 1 || blocks > INT32_MAX || shared > 99 * 1024) return cudaErrorInvalidConfiguration;
-  emulator::state.fibres.resize(size_t{threads.x} * threads.y * threads.z);
+  emulator::state.threads = size_t{threads.x} * threads.y * threads.z;
+  if (emulator::state.fibres.size() < emulator::state.threads) {
+    emulator::state.fibres.resize(emulator::state.threads);
+  }
   emulator::state.kernel = [=] { kernel(arguments...); };
   emulator::block_size = threads;
   emulator::grid_size = dim3(static_cast<unsigned>(blocks));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <string>
 #include <type_traits>
@@ -52,19 +53,24 @@ inline int64_t walked(int64_t i, int64_t length, Padding padding) {
   return -1;
 }
 
+// Unit of rounding to the nearest value of type S; 0 for the types that sums are taken in.
+template <class S>
+constexpr double rounding() {
+  return std::is_same<S, BFloat16>::value ? 0x1p-8 : std::is_same<S, Float16>::value ? 0x1p-11 : 0;
+}
+
 // Ends the test unless every value lies within rounding of the expected one; magnitude is the sum of
-// the absolute values of what was added up.
+// the absolute values of what was added up, deviation what roundings in between add to the error.
 template <class S>
 void compare(const std::string& what, const std::vector<S>& got,
-             const std::vector<double>& expected, const std::vector<double>& magnitude) {
+             const std::vector<double>& expected, const std::vector<double>& magnitude,
+             const std::vector<double>& deviation = {}) {
   // Rounding of the sum and of the stored result, relative to the sum of absolute products.
   const double sum_unit = sizeof(Accumulator<S>) == 8 ? 0x1p-52 : 0x1p-23;
-  constexpr bool is_bfloat16 = std::is_same<S, BFloat16>::value;
-  constexpr bool is_float16 = std::is_same<S, Float16>::value;
-  const double unit = is_bfloat16 ? 0x1p-8 : is_float16 ? 0x1p-11 : 0;
-  const double subnormal = is_float16 ? 0x1p-25 : 0;
+  const double subnormal = std::is_same<S, Float16>::value ? 0x1p-25 : 0;
   for (size_t i = 0; i < got.size(); ++i) {
-    const double bound = 32 * sum_unit * magnitude[i] + unit * std::abs(expected[i]) + subnormal;
+    const double bound = 32 * sum_unit * magnitude[i] + rounding<S>() * std::abs(expected[i]) +
+                         subnormal + (deviation.empty() ? 0 : 4 * deviation[i]);
     const double value = widen(got[i]);
     if (!(std::abs(value - expected[i]) <= bound)) {
       std::printf("%s [%zu]: got %.9g, expected %.9g\n", what.c_str(), i, value, expected[i]);
@@ -81,6 +87,35 @@ void emulated(const Params& given) {
   p.workspace = workspace.data();
   if (Run(p, nullptr) != 0) {
     std::printf("the emulated launch failed\n");
+    std::exit(1);
+  }
+}
+
+// Weights packed by a CUDA launcher, as the emulator runs it.
+template <class Params, int (*Run)(const Params&, CUstream_st*)>
+void emulated_pack(const Params& p) {
+  if (Run(p, nullptr) != 0) {
+    std::printf("the emulated launch failed\n");
+    std::exit(1);
+  }
+}
+
+// Runs a launcher twice, packing for itself and with weights packed before, and ends the test unless
+// both results are the same; once where nothing is packed.
+template <class S, class Params>
+void launch_both_ways(const std::string& what, Params p, std::vector<S>& out,
+                      void (*launch)(const Params&), int64_t (*packed_bytes)(const Params&),
+                      void (*pack)(const Params&)) {
+  launch(p);
+  if (packed_bytes(p) == 0) return;
+  std::vector<S> again(out.size());
+  std::vector<unsigned char> packed(static_cast<size_t>(packed_bytes(p)), 0xff);
+  p.packed = packed.data();
+  pack(p);
+  p.out = again.data();
+  launch(p);
+  if (std::memcmp(out.data(), again.data(), out.size() * sizeof(S)) != 0) {
+    std::printf("%s: packed weights give another result\n", what.c_str());
     std::exit(1);
   }
 }

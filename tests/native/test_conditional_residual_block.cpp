@@ -21,28 +21,33 @@ using Params = ConditionalResidualBlockParams;
 struct Case {
   int64_t n, c, d, h, w, r;
   bool channels_last, gate_given;
+  bool picture = false;  // the condition is one
 };
 
-// Sizes around the tiles (4 x 4 and 24 of them; 8 x 32 on CUDA), the vectors (4, 8, 16 channels)
-// and CUDA's blocks of channels (8, 32).
+// Sizes around the tiles (4 x 4 and 24 of them; 8 x 32 and 16 x 16 on CUDA), the vectors (4, 8, 16
+// channels) and CUDA's blocks of channels (8, 16, 32, 80).
 const Case kCases[] = {
     {1, 1, 1, 1, 1, 1, false, false},   {2, 3, 2, 1, 6, 2, false, false},
     {1, 2, 1, 2, 1, 1, true, false},    {1, 5, 3, 2, 3, 4, false, true},
     {2, 16, 4, 9, 13, 1, true, false},  {1, 16, 33, 4, 4, 2, true, true},
     {1, 34, 6, 5, 3, 3, false, false},  {1, 17, 2, 8, 32, 2, true, false},
     {1, 4, 3, 23, 35, 2, false, false}, {1, 80, 1, 3, 6, 5, true, false},
+    {1, 24, 16, 18, 17, 2, true, false, true},  {2, 5, 3, 33, 2, 2, false, false, true},
+    {1, 64, 42, 2, 3, 1, true, true, true},     {1, 40, 33, 1, 2, 1, false, false, true},
 };
 
-// A value with the sum of the absolute values of what was added up on the way to it.
+// A value with the sum of the absolute values of what was added up on the way to it, and the
+// variance that it has from roundings in between, which are independent.
 struct Sum {
-  double value = 0, magnitude = 0;
+  double value = 0, magnitude = 0, variance = 0;
   void add(double factor, const Sum& other) {
     value += factor * other.value;
     magnitude += std::abs(factor) * other.magnitude;
+    variance += factor * factor * other.variance;
   }
 };
 
-Sum exactly(double value) { return {value, std::abs(value)}; }
+Sum exactly(double value) { return {value, std::abs(value), 0}; }
 
 template <class S>
 std::vector<Sum> exactly(const std::vector<S>& values) {
@@ -51,7 +56,9 @@ std::vector<Sum> exactly(const std::vector<S>& values) {
   return sums;
 }
 
-Sum leaky(const Sum& x) { return {x.value > 0 ? x.value : 0.2 * x.value, x.magnitude}; }
+Sum leaky(const Sum& x) {
+  return {x.value > 0 ? x.value : 0.2 * x.value, x.magnitude, x.variance};
+}
 
 // Zero-padded 3x3 convolution of one image, (channels, h, w).
 template <class S>
@@ -85,12 +92,21 @@ std::vector<Sum> layer(const std::vector<Sum>& in, const std::vector<S>& weight,
   return out;
 }
 
+// A device's launchers.
+struct Device {
+  void (*launch)(const Params&);
+  int64_t (*packed_bytes)(const Params&);
+  void (*pack)(const Params&);
+  bool narrows;  // whether the features between the convolutions are stored in the tensors' type
+};
+
 template <class S>
-void test(const Case& k, DType dtype, void (*launch)(const Params&)) {
+void test(const Case& k, DType dtype, const Device& device) {
   std::mt19937 random(static_cast<unsigned>(k.h * 100 + k.w));
   const int64_t hidden = k.c + k.d, pixels = k.h * k.w;
   const auto values = [&](int64_t count) { return random_values<S>(count, random); };
-  std::vector<S> f = values(k.n * k.c * pixels), cond = values(k.n * k.d);
+  std::vector<S> f = values(k.n * k.c * pixels);
+  std::vector<S> cond = values(k.n * k.d * (k.picture ? pixels : 1));
   std::vector<S> conv1_weight = values(hidden * hidden * 9), conv1_bias = values(hidden);
   std::vector<S> conv2_weight = values(k.c * hidden * 9), conv2_bias = values(k.c);
   std::vector<S> reduce_weight = values(k.r * k.c), reduce_bias = values(k.r);
@@ -107,21 +123,33 @@ void test(const Case& k, DType dtype, void (*launch)(const Params&)) {
   p.n = k.n, p.c = k.c, p.d = k.d, p.h = k.h, p.w = k.w, p.r = k.r;
   strides_of(k.c, k.h, k.w, k.channels_last, p.f_stride);
   strides_of(k.c, k.h, k.w, k.channels_last, p.out_stride);
+  if (k.picture) {
+    strides_of(k.d, k.h, k.w, k.channels_last, p.cond_stride);
+  } else {
+    p.cond_stride[0] = k.d, p.cond_stride[1] = 1;
+  }
   p.dtype = dtype;
   p.threads = 3;
-  launch(p);
+  const std::string what = "n=" + std::to_string(k.n) + " c=" + std::to_string(k.c) +
+                           " d=" + std::to_string(k.d) + " h=" + std::to_string(k.h) +
+                           " w=" + std::to_string(k.w);
+  launch_both_ways(what, p, out, device.launch, device.packed_bytes, device.pack);
 
-  std::vector<double> expected(out.size()), magnitude(out.size());
+  std::vector<double> expected(out.size()), magnitude(out.size()), deviation(out.size());
   for (int64_t n = 0; n < k.n; ++n) {
     std::vector<Sum> concatenated;
     for (int64_t c = 0; c < hidden; ++c)
       for (int64_t t = 0; t < pixels; ++t) {
         const S value =
-            c < k.c ? f[at(p.f_stride, n, c, t / k.w, t % k.w)] : cond[n * k.d + c - k.c];
+            c < k.c ? f[at(p.f_stride, n, c, t / k.w, t % k.w)]
+                    : cond[at(p.cond_stride, n, c - k.c, t / k.w, t % k.w)];
         concatenated.push_back(exactly(widen(value)));
       }
     std::vector<Sum> features = convolved(concatenated, conv1_weight, conv1_bias, k.h, k.w);
-    for (Sum& feature : features) feature = leaky(feature);
+    for (Sum& feature : features) {
+      feature = leaky(feature);
+      if (device.narrows) feature.variance = std::pow(rounding<S>() * feature.value, 2);
+    }
     const std::vector<Sum> r = convolved(features, conv2_weight, conv2_bias, k.h, k.w);
     std::vector<Sum> means(k.c);
     for (int64_t t = 0; t < k.c * pixels; ++t) means[t / pixels].add(1.0 / pixels, r[t]);
@@ -136,25 +164,32 @@ void test(const Case& k, DType dtype, void (*launch)(const Params&)) {
       Sum sum = exactly(widen(f[place]));
       sum.add(factor, r[t]);
       // The sigmoid passes on its argument's error, at most by a quarter.
-      if (!k.gate_given) sum.magnitude += std::abs(r[t].value) * logits[c].magnitude / 4;
+      if (!k.gate_given) {
+        sum.magnitude += std::abs(r[t].value) * logits[c].magnitude / 4;
+        sum.variance += std::pow(r[t].value / 4, 2) * logits[c].variance;
+      }
       expected[place] = sum.value, magnitude[place] = sum.magnitude;
+      deviation[place] = std::sqrt(sum.variance);
     }
   }
-  compare("n=" + std::to_string(k.n) + " c=" + std::to_string(k.c) + " d=" + std::to_string(k.d) +
-              " h=" + std::to_string(k.h) + " w=" + std::to_string(k.w),
-          out, expected, magnitude);
+  compare(what, out, expected, magnitude, deviation);
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
   const bool cuda = count > 1 && std::strcmp(arguments[1], "cuda") == 0;
-  const auto launch = cuda ? emulated<Params, conditional_residual_block_cuda,
-                                      conditional_residual_block_workspace>
-                           : conditional_residual_block_cpu;
+  const Device cpu{conditional_residual_block_cpu, conditional_residual_block_packed_cpu,
+                   conditional_residual_block_pack_cpu, false};
+  const Device emulator{
+      emulated<Params, conditional_residual_block_cuda, conditional_residual_block_workspace>,
+      conditional_residual_block_packed_cuda,
+      emulated_pack<Params, conditional_residual_block_pack_cuda>, true};
   for (DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
     dispatch_float(dtype, [&](auto type) {
-      for (const Case& each : kCases) test<typename decltype(type)::type>(each, dtype, launch);
+      for (const Case& each : kCases) {
+        test<typename decltype(type)::type>(each, dtype, cuda ? emulator : cpu);
+      }
     });
   }
   try {

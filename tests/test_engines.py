@@ -15,13 +15,6 @@ from pysr.nets import DAN, DANConfig, load_model
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYSR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module", params=[name for name in ENGINES if name != "torch"])
 def pair(request, cache):
     """The same model under torch and under another engine."""

@@ -117,10 +117,9 @@ def test_auto_takes_an_engine_that_has_the_precision():
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-def test_engines_warm_up_and_close(engine, case, tmp_path, monkeypatch):
+def test_engines_warm_up_and_close(engine, case, cache):
     if engines.ENGINES[engine].obstacle(CPU):
         pytest.skip(engines.ENGINES[engine].obstacle(CPU))
-    monkeypatch.setenv("PYSR_CACHE", str(tmp_path))
     _, lr = case
     with loaded(engine, "auto") as upscaler:
         expected = upscaler(lr).image

@@ -2,8 +2,8 @@
 // winograd_tile.cpp.
 //
 // A constant condition's share of the first convolution is constant too, apart from the border,
-// where zero padding cuts taps off: nine cases, which enter as a bias. A picture is convolved beside
-// f, without a copy of both.
+// where zero padding cuts taps off: nine cases, which enter as a bias. A picture is convolved
+// beside f, without a copy of both.
 //
 // Channel attention wants the mean of the second convolution's output before any of it is stored.
 // That sum is the weights times sums of the hidden features over the pixels that each tap touches:

@@ -1,8 +1,8 @@
 // Layouts and threads of conv_shuffle; the convolution is in winograd_tile.cpp.
 //
-// Output channels are worked on pixel of the shuffle by pixel, so that the channels which lie side by
-// side in `out` are side by side in a vector too. Any other layout is written number by number from
-// a table of places, which costs less than a second pass over the picture.
+// Output channels are worked on pixel of the shuffle by pixel, so that the channels which lie side
+// by side in `out` are side by side in a vector too. Any other layout is written number by number
+// from a table of places, which costs less than a second pass over the picture.
 #include <cstdint>
 #include <vector>
 
@@ -43,8 +43,8 @@ void convolve(const Params& p) {
   const int64_t out_channels = p.o / (p.shuffle * p.shuffle);
   const int64_t out_h = p.h * p.shuffle, out_w = p.w * p.shuffle;
   const StridedPictures<S> x{static_cast<S*>(p.x), p.n, p.c, p.h, p.w, p.x_stride};
-  const StridedPictures<S> out{static_cast<S*>(p.out), p.n,          out_channels,
-                               out_h,                  out_w,        p.out_stride};
+  const StridedPictures<S> out{
+      static_cast<S*>(p.out), p.n, out_channels, out_h, out_w, p.out_stride};
   constexpr bool narrow = !std::is_same<S, float>::value;
   const int64_t padded = round_up(p.c, kernels.lanes);
   const int64_t scratch_floats = round_up(kernels.scratch_floats(static_cast<int>(p.c)), 16);

@@ -1,12 +1,14 @@
 """TensorRT as far as a machine without a GPU shows it, and the rest on one that has it.
 
-Engines are really built, by TensorRT for RTX. Loading one needs a GPU; what is read back here is the
-file, and the header that the runtime itself reads. The hand-over from torch is run with engines that
-are ONNX graphs, on ONNX Runtime.
+Engines are really built, by TensorRT for RTX. Loading one needs a GPU; what is read back here is
+the file, and the header that the runtime itself reads. The hand-over from torch is run with engines
+that are ONNX graphs, on ONNX Runtime.
 """
 
 import json
 import os
+import re
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -81,11 +83,10 @@ def test_the_published_network_builds():
     assert len(plan) > 2 * weights  # all of them are in there, two bytes each
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_every_precision_builds_for_every_target(precision):
+@pytest.mark.parametrize("precision, device", [("float32", "sm86"), ("bfloat16", "sm120")])
+def test_every_precision_builds(precision, device):
     graph = checked_graph(small_dan(), "restorer", precision)
-    for device in ALL:
-        assert not malformed(build_plan(graph, small_dan().config, rtx_target(device)))
+    assert not malformed(build_plan(graph, small_dan().config, rtx_target(device)))
 
 
 def test_what_is_not_a_graph_is_refused_with_tensorrts_reason():
@@ -110,12 +111,12 @@ def test_the_command_says_what_cannot_be_built(arguments, message, tmp_path, cap
     assert main(["export", "dan-lite-x2", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    pytest.raises(ValueError, lambda: (_ for _ in ()).throw(ValueError(error))).match(message)
+    assert re.search(message, error)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(TensorRTError, match=r"pip install 'pysr\[tensorrt\]'"):
         load_package("tensorrt")
     assert "GPU" in TensorRTEngine.obstacle(CPU)
@@ -235,14 +236,13 @@ class GraphRunner:
     """An ONNX graph in place of an engine."""
 
     error = 0.0
-    refits = False
+    runs = 0
 
     def __init__(self, package, plan, device, compiled):
         self.session = onnxruntime.InferenceSession(plan)
-        self.runs = 0
 
     def __call__(self, **given):
-        self.runs += 1
+        GraphRunner.runs += 1
         (got,) = self.session.run(None, {key: value.numpy() for key, value in given.items()})
         return torch.from_numpy(got) + self.error
 
@@ -255,7 +255,7 @@ class GraphRunner:
 
 @pytest.fixture
 def hand_over(monkeypatch):
-    """A TensorRTEngine whose engines are graphs, ready when the event is set."""
+    """A model, a TensorRTEngine whose engines are graphs, and the event that they wait for."""
     ready = threading.Event()
 
     def build(graph, config, target, refittable):
@@ -266,8 +266,9 @@ def hand_over(monkeypatch):
     monkeypatch.setattr(tensorrt_engine, "local_target", lambda *_: rtx_target("sm89"))
     monkeypatch.setattr(tensorrt_engine, "build_plan", build)
     monkeypatch.setattr(tensorrt_engine, "Runner", GraphRunner)
-    engine = TensorRTEngine(small_dan(), CPU)
-    yield engine, ready
+    model = small_dan()
+    engine = TensorRTEngine(model, CPU)
+    yield model, engine, ready
     ready.set()
     engine.close()
 
@@ -281,46 +282,50 @@ def restored(model, lr, code):
         return model.Restorer(lr, code)
 
 
-def test_torch_serves_until_the_engine_takes_over(hand_over):
-    engine, ready = hand_over
+def assert_restores(engine, model, by_graphs):
+    """Whether the engine gives what the model does, and whether graphs or torch gave it."""
     lr, code = inputs()
-    expected = restored(small_dan(), lr, code)
-    torch.testing.assert_close(engine.restore(lr, code), expected)
+    runs = GraphRunner.runs
+    got = engine.restore(lr, code)
+    torch.testing.assert_close(got, restored(model, lr, code), atol=1e-4, rtol=0)
+    assert GraphRunner.runs == runs + by_graphs
+
+
+def test_torch_serves_until_the_engine_takes_over(hand_over):
+    model, engine, ready = hand_over
+    assert_restores(engine, model, by_graphs=False)
     ready.set()
     engine.warm_up(1, 20, 24)
-    runner = engine._takeover.get("restorer")
-    runs = runner.runs
-    torch.testing.assert_close(engine.restore(lr, code), expected, atol=1e-4, rtol=0)
-    assert runner.runs == runs + 1
+    assert_restores(engine, model, by_graphs=True)
     # Shapes that no engine takes, small or large, are torch's.
+    runs = GraphRunner.runs
+    lr, code = inputs()
     with pytest.warns(UserWarning, match="outside of every TensorRT profile"):
         assert engine.restore(lr.expand(5, -1, -1, -1), code).shape == (5, 3, 40, 48)
     assert engine.restore(lr[..., :2], code).shape == (1, 3, 40, 4)
-    assert runner.runs == runs + 1
+    assert GraphRunner.runs == runs
 
 
 def test_an_engine_that_disagrees_never_serves(hand_over, monkeypatch):
-    engine, ready = hand_over
+    model, engine, ready = hand_over
     monkeypatch.setattr(GraphRunner, "error", 0.01)
     ready.set()
     with pytest.warns(UserWarning, match="torch serves, since its .* differs from torch by"):
         engine.warm_up(1, 20, 24)
-    lr, code = inputs()
-    torch.testing.assert_close(engine.restore(lr, code), restored(small_dan(), lr, code))
+    assert_restores(engine, model, by_graphs=False)
 
 
 def test_changed_weights_are_taken_over(hand_over):
-    engine, ready = hand_over
+    model, engine, ready = hand_over
     ready.set()
     engine.warm_up(1, 20, 24)
-    engine._source.load_state_dict(small_dan(1).state_dict())
+    model.load_state_dict(small_dan(1).state_dict())
+    ready.clear()
     engine.reload()
-    lr, code = inputs()
-    expected = restored(small_dan(1), lr, code)
-    for _ in range(2):
-        torch.testing.assert_close(engine.restore(lr, code), expected, atol=1e-4, rtol=0)
-        engine.warm_up(1, 20, 24)
-    assert engine._takeover.get("restorer").runs > 0
+    assert_restores(engine, small_dan(1), by_graphs=False)
+    ready.set()
+    engine.warm_up(1, 20, 24)
+    assert_restores(engine, small_dan(1), by_graphs=True)
 
 
 @pytest.fixture(scope="module")

@@ -139,5 +139,5 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str], suffix: str = "") -
 
 
 def _tensor(name: str, data_type: int, value: Tensor) -> onnx.TensorProto:
-    data = value.contiguous().view(torch.uint8).numpy().tobytes()
+    data = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return onnx.TensorProto(name=name, data_type=data_type, dims=value.shape, raw_data=data)

@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
 def _target(options: argparse.Namespace) -> Target:
     if options.target:
         return rtx_target(*options.target.split(","))
-    return local_target(
-        options.format, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    if not torch.cuda.is_available():
+        other = "; --format tensorrt-rtx --target sm89 builds for one that is not here"
+        raise CommandError(f"no GPU here that torch can use{other}")
+    return local_target(options.format, torch.device("cuda"))

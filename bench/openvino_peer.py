@@ -70,13 +70,15 @@ def quantised(graph: openvino.Model, model: DAN) -> openvino.Model:
 
     convolutions = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution"]
     body = [op.get_friendly_name() for op in convolutions if in_body(op)]
-    others = [op.get_friendly_name() for op in convolutions]
-    others = [name for name in others if name not in body[:-1]]  # the last of them is the tail's
+    body.pop()  # the tail's
+    others = {op.get_friendly_name() for op in convolutions} - set(body)
     return nncf.quantize(
         graph,
         nncf.Dataset(list(calibration(model))),
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=others, types=["Add", "Multiply", "ReduceMean"]),
+        ignored_scope=nncf.IgnoredScope(
+            names=sorted(others), types=["Add", "Multiply", "ReduceMean"]
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
     pytest bench/engines/bench_openvino.py -o python_files='bench_*.py' -s
 
-Needs openvino and nncf. What INT8 costs in PSNR is measured by bench/int8.py.
+Needs `pip install 'pysr[peers]'`. What INT8 costs in PSNR is measured by bench/int8.py.
 """
 
 import pytest

@@ -57,7 +57,7 @@ class TorchEngine:
     @torch.inference_mode()
     def warm_up(self, n: int, h: int, w: int) -> None:
         lr = self._placed(torch.zeros(n, 3, h, w))
-        code = self.model.init_ker_map
+        code = self.model.init_ker_map.expand(n, -1)
         if self._graphs is not None:
             self._graphs.capture(lr, code)
         self.restore(lr, code)

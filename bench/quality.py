@@ -38,10 +38,7 @@ Method = Callable[[Tensor], Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("loop", "precision"))
-    parser.add_argument("--model", default="dan-lite-x2")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--json")
+    add_arguments(parser, "dan-lite-x2")
     options = parser.parse_args()
     scale = nets.load_model(options.model).config.scale
     methods = {"loop": loops, "precision": precisions}[options.what](options.model)
@@ -52,11 +49,14 @@ def main() -> None:
         rows.append(values)
         print(name, ", ".join(f"{n} {v:.3f}" for n, v in zip(names, values, strict=True)), "dB")
         sys.stdout.flush()
-    result = summary(names, rows)
-    print(json.dumps(result, indent=2))
-    if options.json:
-        content = {"command": " ".join(["python", *sys.argv]), "model": options.model, **result}
-        Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
+    write_summary(options, names, rows)
+
+
+def add_arguments(parser: argparse.ArgumentParser, model: str) -> None:
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--data", required=True, help="a folder of HR pictures")
+    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument("--json", metavar="FILE")
 
 
 def loops(model: str) -> dict[str, Method]:
@@ -96,7 +96,7 @@ def given(options: argparse.Namespace, scale: int) -> Iterator[tuple[str, Case]]
             yield path.name, case
 
 
-def summary(names: list[str], rows: list[list[float]]) -> dict:
+def write_summary(options: argparse.Namespace, names: list[str], rows: list[list[float]]) -> None:
     """Mean PSNR of every method, and what it loses against the first, in dB."""
     methods = {}
     for name, column in zip(names, zip(*rows, strict=True), strict=True):
@@ -106,7 +106,15 @@ def summary(names: list[str], rows: list[list[float]]) -> dict:
             "mean_loss": round(sum(losses) / len(losses), 4),
             "largest_loss_of_a_case": round(max(losses), 4),
         }
-    return {"cases": len(rows), "methods": methods}
+    content = {
+        "command": " ".join(["python", *sys.argv]),
+        "model": options.model,
+        "cases": len(rows),
+        "methods": methods,
+    }
+    print(json.dumps(content, indent=2))
+    if options.json:
+        Path(options.json).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

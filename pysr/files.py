@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +25,48 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     beside = Path(beside)
     try:
         yield beside
-        mask = os.umask(0)
-        os.umask(mask)
-        beside.chmod(0o666 & ~mask)  # mkstemp makes private files; a result is an ordinary one
+        _ordinary(beside, 0o666)
         os.replace(beside, path)
     except OSError as error:
         raise _refused(path, error) from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_whole(folder: str | Path) -> Iterator[Path]:
+    """A folder beside `folder` to write files to; on success they appear in `folder`, which is made
+    if it is missing, in place of files of the same names; on failure nothing of them remains.
+
+    Raises OSError, one line naming `folder`, when the file system refuses.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp("", f".{folder.name}.", folder.parent))
+    except OSError as error:
+        raise _refused(folder, error) from None
+    try:
+        yield beside
+        _ordinary(beside, 0o777)
+        try:
+            beside.rename(folder)  # whoever looks sees all files or none
+        except OSError:
+            if not folder.is_dir():
+                raise
+            for path in beside.iterdir():
+                os.replace(path, folder / path.name)
+    except OSError as error:
+        raise _refused(folder, error) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _ordinary(path: Path, mode: int) -> None:
+    """What tempfile makes is private; a result has the permissions of any other file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(mode & ~mask)
 
 
 def _refused(path: Path, error: OSError) -> OSError:

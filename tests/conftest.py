@@ -10,6 +10,14 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """An empty cache folder, which what is exported or built once serves the whole run from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def cuda() -> torch.device:
     if not torch.cuda.is_available():

@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data as photographs
 
 import pysr
-from pysr import _ext, blur, ops, pictures
+from pysr import _ext, blur, ops, pictures, tiling
 from pysr.cli import COMMANDS, main
 
 
@@ -67,6 +67,15 @@ def test_upscale_with_a_known_kernel(picture, tmp_path):
     np.testing.assert_array_equal(*outputs)
     expected = pysr.load("dan-lite-x2")(pictures.read(picture).pixels, kernel=kernel).image
     np.testing.assert_array_equal(outputs[0], expected)
+
+
+def test_upscale_exactly(picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiling, "ESTIMATE_CROP", 16)  # a small picture is estimated on crops too
+    assert run("upscale", picture, tmp_path / "out.png", "--scale", 2, "--exact") == 0
+    pixels, upscaler = pictures.read(picture).pixels, pysr.load("dan-lite-x2")
+    written = pictures.read(tmp_path / "out.png").pixels
+    np.testing.assert_array_equal(written, upscaler(pixels, exact=True).image)
+    assert (written != upscaler(pixels).image).any()
 
 
 def test_upscale_a_folder_and_name_what_failed(picture, tmp_path, capsys):

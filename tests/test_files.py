@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pysr.files import written_whole
+from pysr.files import folder_written_whole, written_whole
 
 
 def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path):
@@ -15,6 +15,27 @@ def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path):
         raise RuntimeError("power cut")
     assert target.read_text() == "before"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_files_of_a_folder_appear_together(tmp_path, exists):
+    target = tmp_path / "out"
+    if exists:
+        target.mkdir()
+        for name in ("a.txt", "other.txt"):
+            (target / name).write_text("before")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(RuntimeError), folder_written_whole(target) as beside:
+        (beside / "a.txt").write_text("new")
+        raise RuntimeError("power cut")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    with folder_written_whole(target) as beside:
+        for name in ("a.txt", "b.txt"):
+            (beside / name).write_text("new")
+    found = {path.name: path.read_text() for path in target.iterdir()}
+    assert found == {"a.txt": "new", "b.txt": "new"} | ({"other.txt": "before"} if exists else {})
+    assert target.stat().st_mode & 0o700 == 0o700
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_refusal_names_the_file(tmp_path):

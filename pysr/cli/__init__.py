@@ -1,7 +1,8 @@
 """The command line: one file per command, each thin over the library.
 
 Exit codes: 0 the whole job is done; 2 something in what was asked for or given is wrong, said in
-one line; 1 a fault of pysr's own, with how to get its details; 130 interrupted.
+one line; 1 a fault of pysr's own, with how to get its details; 130 interrupted. A warning is one
+line on stderr too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -46,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import_module(f"pysr.cli.{name}").add_arguments(command)
     try:
         options = parser.parse_args(arguments)
-        return import_module(f"pysr.cli.{options.command}").run(options) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(
+                f"pysr {options.command}: warning: {_one_line(message)}", file=sys.stderr
+            )
+            return import_module(f"pysr.cli.{options.command}").run(options) or 0
     except KeyboardInterrupt:
         print("pysr: interrupted", file=sys.stderr)
         return 130
@@ -70,5 +76,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(message: Warning | BaseException) -> str:
+    return " ".join(str(message).split())

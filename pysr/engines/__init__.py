@@ -21,6 +21,7 @@ from pysr.engines.guard import Guard
 from pysr.engines.native_engine import NativeEngine
 from pysr.engines.onnx_engine import OnnxEngine
 from pysr.engines.onnx_export import ExportError, export_onnx
+from pysr.engines.tensorrt_engine import TensorRTEngine
 from pysr.engines.torch_engine import PRECISIONS, TorchEngine
 from pysr.nets import DAN
 
@@ -31,22 +32,27 @@ __all__ = [
     "Guard",
     "NativeEngine",
     "OnnxEngine",
+    "TensorRTEngine",
     "TorchEngine",
     "candidates",
     "create",
     "export_onnx",
 ]
 
-ENGINES = {"native": NativeEngine, "torch": TorchEngine, "onnx": OnnxEngine}
+ENGINES = {
+    "native": NativeEngine,
+    "torch": TorchEngine,
+    "onnx": OnnxEngine,
+    "tensorrt": TensorRTEngine,
+}
 
-# Fastest first, as measured by bench/engines. On GPUs torch's convolutions run on tensor cores,
-# which our own do not.
-_ORDER = {"cpu": ("native", "torch"), "cuda": ("torch",)}
+# Fastest first: on CPUs as measured by bench/engines, on GPUs as expected: nothing has run on one
+# yet, and TensorRT serves only once it agrees with torch.
+_ORDER = {"cpu": ("native", "torch"), "cuda": ("tensorrt", "torch")}
 
-# What "auto" takes, first that an engine offers. bfloat16 is never taken unasked: its eight bits
-# cost more than 0.02 dB (bench/results/precision_*.json), where float16's eleven cost nothing that
-# shows, and what overflows float16 is made again (`Guard`). CPUs without half-precision units
-# only lose time by either.
+# What "auto" takes: the first that an engine offers. GPUs run both half types at one rate, of which
+# float16 loses a tenth of what bfloat16 does (bench/results/precision_*.json), and what overflows
+# it is made again (`Guard`). CPUs without half-precision units only lose time by either.
 _PRECISION = {"cpu": ("float32",), "cuda": ("float16", "float32")}
 
 

@@ -1,33 +1,28 @@
 """DAN through ONNX Runtime, from the graphs of `onnx_export`.
 
-The graphs are exported once and kept in the cache folder, under a name that changes with the
-weights, the configuration and the versions that wrote them. Two things stay with torch: pictures of
+The graphs are exported once and kept in the cache folder. Two things stay with torch: pictures of
 fewer than three rows or columns, which the graphs do not take, and the channel attention of tiled
-pictures.
+pictures. Of ONNX Runtime's providers the one for the CPU or CUDA is used: its TensorRT provider
+builds inside the first call, where the tensorrt engine builds while torch serves.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import pysr
-from pysr.engines.onnx_export import OPSET, export_onnx
+from pysr.engines.onnx_export import exported
+from pysr.engines.onnx_graphs import GRAPHS
 from pysr.engines.torch_engine import TorchEngine
 from pysr.nets import DAN
 
 SMALLEST = 3
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# The CPU provider widens half precision for its convolutions; CUDA's convolves no bfloat16.
+PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "float16")}
 
 
 class OnnxEngine:
@@ -41,8 +36,8 @@ class OnnxEngine:
         missing = [name for name in ("onnxruntime", "onnxscript") if find_spec(name) is None]
         if missing:
             return f"needs {' and '.join(missing)}: pip install 'pysr[onnx]'"
-        if precision != "float32":
-            return f"its graphs are float32, not {precision}"
+        if precision not in PRECISIONS.get(device.type, ()):
+            return f"gains nothing from {precision} on {device.type}"
         import onnxruntime
 
         offered = onnxruntime.get_available_providers()
@@ -54,17 +49,18 @@ class OnnxEngine:
         import onnxruntime
 
         self.device = device
-        self._torch = TorchEngine(model, device)
+        self.precision = precision
+        self._torch = TorchEngine(model, device, precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that spin while they wait would take the cores from torch's own.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
         where = (PROVIDERS[device.type], settings)
-        folder = exported(model)
+        folder = exported(model, precision)
         self._sessions = {
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=[where])
-            for name in ("restorer", "restorer_gated", "estimator")
+            for name in GRAPHS
         }
         self._version = onnxruntime.__version__
 
@@ -93,36 +89,8 @@ class OnnxEngine:
         self._torch.close()
 
     def describe(self) -> str:
-        return f"ONNX Runtime {self._version}, float32, {self.device}"
+        return f"ONNX Runtime {self._version}, {self.precision}, {self.device}"
 
     def _run(self, name: str, **given: Tensor) -> Tensor:
         arrays = {key: value.float().cpu().contiguous().numpy() for key, value in given.items()}
         return torch.from_numpy(self._sessions[name].run(None, arrays)[0]).to(self.device)
-
-
-def exported(model: DAN) -> Path:
-    """The folder with a model's graphs, exported now if the cache does not hold it.
-
-    The cache is $PYSR_CACHE, else pysr in $XDG_CACHE_HOME or ~/.cache.
-    """
-    digest = hashlib.sha256(
-        json.dumps([asdict(model.config), pysr.__version__, torch.__version__, OPSET]).encode()
-    )
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysr"
-    cache = Path(os.environ.get("PYSR_CACHE") or user) / "onnx"
-    folder = cache / digest.hexdigest()[:32]
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
-        try:
-            export_onnx(model, beside)
-            beside.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first
-                raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return folder

@@ -2,8 +2,7 @@
 
 In half precision the Restorer's weights and features are cast; autocast, which would keep them in
 float32 and cast for every convolution, is neither faster nor more exact. The picture that the
-network adds to stays in float32, and so does the Estimator: it costs little, and a kernel that is
-off costs more than any rounding.
+network adds to stays in float32, and so does the Estimator, which runs on crops and costs little.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class TorchEngine:
     @torch.inference_mode()
     def warm_up(self, n: int, h: int, w: int) -> None:
         lr = self._placed(torch.zeros(n, 3, h, w))
-        code = self.model.init_ker_map
+        code = self.model.init_ker_map.expand(n, -1)
         if self._graphs is not None:
             self._graphs.capture(lr, code)
         self.restore(lr, code)

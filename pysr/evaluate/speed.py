@@ -111,8 +111,7 @@ def measure_engines(model: str | Path, size: tuple[int, int], device: torch.devi
         obstacle = engines.ENGINES[engine].obstacle(device, precision)
         if not obstacle:
             try:
-                # What it exports or builds goes to the cache; the memory of that is not measured.
-                engines.create(engine, loaded, device, precision).close()
+                _prepare(engine, loaded, size, device, precision)
                 speeds.append(_apart(str(model), size, device, engine, precision))
             except Exception as error:  # foreign runtimes raise anything; the others still count
                 obstacle = " ".join(f"{type(error).__name__}: {error}".split())
@@ -137,6 +136,13 @@ def operations(model: DAN, size: tuple[int, int]) -> int:
 
 def _all() -> Iterator[tuple[str, str]]:
     return ((engine, precision) for engine in engines.ENGINES for precision in engines.PRECISIONS)
+
+
+def _prepare(engine: str, model: DAN, size: tuple[int, int], device: torch.device, precision: str):
+    """Let it export or build now, into the cache: the memory of that is not what it runs in."""
+    running = engines.create(engine, model, device, precision)
+    running.warm_up(1, *reversed(size))
+    running.close()
 
 
 def _apart(*arguments) -> Speed:

@@ -1,0 +1,58 @@
+"""Engine files: a plan, as TensorRT serialised it, and beside it a json that says what it is.
+
+A plan is machine code for one library version and GPU, and the library does not notice every
+damage. So a plan is only used if the json beside it has the facts that are asked for and the
+checksum of what was read; anything else, missing, cut off, damaged or foreign, is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from pysr.engines.cache import cache_folder
+from pysr.files import written_whole
+
+
+def write_plan(path: Path, plan: bytes, facts: dict) -> None:
+    """Write a plan and its json. Each appears whole; a reader in between finds no match."""
+    with written_whole(path) as beside:
+        beside.write_bytes(plan)
+    about = {**facts, "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()}
+    with written_whole(path.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(about, indent=2) + "\n")
+
+
+def read_plan(path: Path, facts: dict) -> bytes | None:
+    """The plan, None unless it is there, undamaged and of these facts."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        plan = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    expected = {**facts, "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()}
+    return plan if about == expected else None
+
+
+def plan_path(facts: dict) -> Path:
+    """Where the cache keeps the plan of these facts."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_folder("tensorrt") / f"{key}.plan"
+
+
+def cached_plan(facts: dict, build: Callable[[], bytes]) -> bytes:
+    """The plan of these facts from the cache, built if it is not there.
+
+    Of several processes that want the same one, one builds and the others wait.
+    """
+    path = plan_path(facts)
+    with FileLock(path.with_suffix(".lock")):
+        plan = read_plan(path, facts)
+        if plan is None:
+            plan = build()
+            write_plan(path, plan, facts)
+    return plan

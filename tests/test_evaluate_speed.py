@@ -1,0 +1,48 @@
+import json
+
+import pytest
+import torch
+
+from pysr import engines
+from pysr.cli import main
+from pysr.evaluate.speed import measure_engines, operations
+from pysr.nets import load_model
+
+
+def test_operations_are_those_of_the_direct_convolutions():
+    model = load_model("dan-lite-x4")
+    c, d, blocks = 48, 16, 7
+    pairs = 3 * c + blocks * 2 * c * (c + d) + c * c + c * 48  # of input and output channels
+    expected = 2 * 9 * pairs * 200 * 300
+    # Border cases and interpolation come on top.
+    assert expected < operations(model, (200, 300)) < 1.02 * expected
+
+
+def test_bench_engines(monkeypatch, tmp_path, capsys):
+    class Broken(engines.TorchEngine):
+        def __init__(self, *arguments):
+            raise RuntimeError("no\nluck")
+
+    monkeypatch.setattr(engines, "ENGINES", {"native": engines.NativeEngine, "torch": Broken})
+    target = tmp_path / "speed.json"
+    arguments = ["bench", "engines", "--model", "dan-lite-x2", "--size", "24x16"]
+    assert main([*arguments, "--device", "cpu", "--json", str(target)]) == 0
+    (row,) = json.loads(target.read_text())["speeds"]
+    assert (row["engine"], row["precision"], row["size"]) == ("native", "float32", [24, 16])
+    assert row["milliseconds"] > 0 and row["share"] > 0 and row["gigabytes"] >= 0
+    assert row["fps"] == pytest.approx(1000 / row["milliseconds"])
+    assert row["psnr"] > 100
+    out = capsys.readouterr().out
+    assert "not native float16: computes in float32" in out
+    assert "not torch bfloat16: RuntimeError: no luck" in out and "PSNR" in out
+
+
+@pytest.mark.parametrize("size", ["480", "0x3", "axb"])
+def test_sizes_that_are_none(size, capsys):
+    assert main(["bench", "engines", "--size", size, "--device", "cpu"]) == 2
+    assert "size: expected" in capsys.readouterr().err
+
+
+def test_unknown_models_are_refused_before_the_work():
+    with pytest.raises(ValueError, match="model: expected one of"):
+        measure_engines("dan-huge", (8, 8), torch.device("cpu"))

@@ -149,6 +149,7 @@ def _video_stream(container, suffix: str, opened, clip: Clip, template):
     video = container.add_stream_from_template(template, opaque=True)
     video.time_base = clip.time_base
     video.codec_context.framerate = clip.rate
+    video.codec_context.sample_aspect_ratio = clip.sample_aspect
     if suffix.lower() in _MP4_SUFFIXES and template.codec_context.name == "hevc":
         video.codec_context.codec_tag = "hvc1"  # Apple's players know no other
     if clip.display_matrix is not None:
@@ -229,6 +230,8 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
                 shift = first.pts * first.time_base - clip.pts[0] * clip.time_base
                 if abs(shift) > after.time_base:
                     changes.append(f"all times are {float(shift):+.3f} s: {suffix} starts at zero")
+                if after.sample_aspect_ratio not in (clip.sample_aspect, None):
+                    changes.append(f"the sample aspect {clip.sample_aspect} is lost in {suffix}")
             missing = before.disposition & ~after.disposition
             if missing and not is_attached_picture(before):
                 changes.append(f"{in_words(before)}: the mark {missing.name} is lost")

@@ -51,8 +51,9 @@ def _choose(path: Path, container, index: int | None):
     """The video stream to work on; cover pictures do not count."""
     videos = [s for s in container.streams.video if not is_attached_picture(s)]
     if not videos:
-        kinds = sorted({s.type for s in container.streams})
-        raise VideoError(f"{path}: expected a video stream, the file has {', '.join(kinds)} only")
+        kinds = sorted({s.type for s in container.streams} - {"video"})
+        has = f"only {', '.join(kinds)}" if kinds else "none"
+        raise VideoError(f"{path}: expected a video stream, the file has {has}")
     if index is None:
         best = container.streams.best("video")
         return best if best in videos else videos[0]
@@ -71,7 +72,9 @@ def _describe(path: Path, container, stream) -> Clip:
     """What the header and the first frame say; the header alone may not know the format."""
     if stream.codec_context is None:
         raise VideoError(f"{path}: FFmpeg cannot decode the codec of stream {stream.index}")
-    frame = next(iter(container.decode(stream)), None)
+    frame = None
+    with contextlib.suppress(EOFError):
+        frame = next(iter(container.decode(stream)), None)
     if frame is None:
         raise VideoError(f"{path}: stream {stream.index} holds no frame that can be decoded")
     if stream.codec_context.field_order not in _PROGRESSIVE or frame.interlaced_frame:

@@ -14,7 +14,9 @@ HDR10 = (
 )
 
 
-@pytest.mark.parametrize("name, unit", [("a.mp4", Fraction(1, 12800)), ("a.mkv", Fraction(1, 1000))])
+@pytest.mark.parametrize(
+    "name, unit", [("a.mp4", Fraction(1, 12800)), ("a.mkv", Fraction(1, 1000))]
+)
 def test_a_probe_finds_every_frame_and_what_travels_with_it(tmp_path, name, unit):
     times = uneven(20)
     path = draw_clip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,17 +47,18 @@ def uneven(frames: int, seed: int = 0) -> list[int]:
 def upscale(clip: Clip, target: Path, parts: int = 3, **options) -> tuple[str, ...]:
     """Every pixel doubled, in segments, into the target: the job without a network."""
     encoding = Encoding.choose(clip, target, **options)
+    parts = min(parts, len(clip))
     bounds = [len(clip) * i // parts for i in range(parts + 1)]
-    segments = []
-    for first, stop in zip(bounds, bounds[1:], strict=False):
-        segments.append(target.parent / f"segment{first}{encoding.suffix}")
-        size = (2 * clip.height, 2 * clip.width)
-        with SegmentWriter(segments[-1], clip, size, encoding) as writer:
-            for frame in read(clip, first, stop):
-                rgb = to_rgb(frame.planes, clip.colour, clip.depth)
-                doubled = rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
-                writer.write(doubled, frame.pts, frame.duration)
-    return assemble(target, clip, segments, encoding)
+    with tempfile.TemporaryDirectory() as folder:
+        segments = [Path(folder, f"{first}{encoding.suffix}") for first in bounds[:-1]]
+        for path, first, stop in zip(segments, bounds[:-1], bounds[1:], strict=True):
+            size = (2 * clip.height, 2 * clip.width)
+            with SegmentWriter(path, clip, size, encoding) as writer:
+                for frame in read(clip, first, stop):
+                    rgb = to_rgb(frame.planes, clip.colour, clip.depth)
+                    doubled = rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
+                    writer.write(doubled, frame.pts, frame.duration)
+        return assemble(target, clip, segments, encoding)
 
 
 def draw_clip(

@@ -44,20 +44,22 @@ def uneven(frames: int, seed: int = 0) -> list[int]:
     return [sum(steps[:i]) for i in range(frames)]
 
 
-def upscale(clip: Clip, target: Path, parts: int = 3, **options) -> tuple[str, ...]:
-    """Every pixel doubled, in segments, into the target: the job without a network."""
+def upscale(
+    clip: Clip, target: Path, size: tuple[int, int] | None = None, parts: int = 3, **options
+) -> tuple[str, ...]:
+    """Every pixel doubled, or the size given, in segments: the job without a network."""
     encoding = Encoding.choose(clip, target, **options)
+    size = size or (2 * clip.height, 2 * clip.width)
     parts = min(parts, len(clip))
     bounds = [len(clip) * i // parts for i in range(parts + 1)]
     with tempfile.TemporaryDirectory() as folder:
         segments = [Path(folder, f"{first}{encoding.suffix}") for first in bounds[:-1]]
         for path, first, stop in zip(segments, bounds[:-1], bounds[1:], strict=True):
-            size = (2 * clip.height, 2 * clip.width)
             with SegmentWriter(path, clip, size, encoding) as writer:
                 for frame in read(clip, first, stop):
                     rgb = to_rgb(frame.planes, clip.colour, clip.depth)
-                    doubled = rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
-                    writer.write(doubled, frame.pts, frame.duration)
+                    scaled = torch.nn.functional.interpolate(rgb[None], size, mode="nearest")
+                    writer.write(scaled[0], frame.pts, frame.duration)
         return assemble(target, clip, segments, encoding)
 
 
@@ -146,7 +148,7 @@ def _subtitles(container, path: Path, language: str):
     stream.codec_context.subtitle_header = (
         b"[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\n"
         b"Format: Name, Fontname, Fontsize\nStyle: Default,Arial,16\n\n"
-        b"[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+        b"[Events]\nFormat: Layer, Start, End, Style, Text\n"
     )
     stream.time_base = Fraction(1, 1000)
     stream.codec_context.time_base = Fraction(1, 1000)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pysr.files import written_whole
 from pysr.video import images
 from pysr.video.clip import Clip, VideoError, pyav
-from pysr.video.containers import carried, check_target, copy_stream, others, source
+from pysr.video.containers import carried, check_target, copy_stream, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
 from pysr.video.writer import FIRST_PTS, FRAME

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import pytest
 import torch
-from video_clips import REAL, draw_clip, number, uneven, upscale
+from video_clips import REAL, blank, draw_clip, number, uneven, upscale
 
 from pysr.video.clip import VideoError, probe
 from pysr.video.colour import to_rgb
@@ -207,7 +207,7 @@ def test_wrong_segments_make_no_file(tmp_path, choose, words):
 def test_real_clip_with_two_of_everything(tmp_path):
     source, target = REAL / "nasa_13013.mp4", tmp_path / "out.mp4"
     clip = probe(source, 0)
-    upscale(clip, target, (48, 64), preset="ultrafast")
+    upscale(clip, target, blank)
     assert _times(probe(target, 0)) == _times(clip)
     _same_copies(source, target, (1, 2, 3, 4, 5))
 
@@ -215,11 +215,11 @@ def test_real_clip_with_two_of_everything(tmp_path):
 @pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/video")
 def test_real_clips_keep_their_bits_rate_and_sound(tmp_path):
     clip = probe(REAL / "h265_10bits.mp4")
-    upscale(clip, tmp_path / "ten.mp4", (48, 64), preset="ultrafast")
+    upscale(clip, tmp_path / "ten.mp4", blank)
     ten = probe(tmp_path / "ten.mp4")
     assert (ten.codec, ten.pixel_format, _times(ten)) == ("hevc", "yuv420p10le", _times(clip))
     source, target = REAL / "car-detection.mp4", tmp_path / "car.mp4"
-    upscale(probe(source), target, (48, 64), preset="ultrafast")
+    upscale(probe(source), target, blank)
     car = probe(target)
     assert car.rate == Fraction(25, 2) and len(car) == 377
     _same_copies(source, target, [1])

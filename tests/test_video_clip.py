@@ -4,7 +4,7 @@ from fractions import Fraction as F
 
 import av
 import pytest
-from video_clips import REAL, draw_clip, uneven
+from video_clips import REAL, draw_clip, tone, uneven
 
 from pysr.video.clip import ColourTags, VideoError, probe
 
@@ -71,9 +71,7 @@ def _words(path):
 def _sound(path):
     with av.open(path, "w") as container:
         stream = container.add_stream("aac", 48000, layout="stereo")
-        frame = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
-        frame.sample_rate = 48000
-        container.mux(stream.encode(frame) + stream.encode(None))
+        container.mux(tone(stream, 0.2, 440))
 
 
 def _no_frames(path):

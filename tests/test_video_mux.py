@@ -99,6 +99,20 @@ def test_a_late_start_keeps_sound_in_sync(tmp_path, suffix, start):
     assert _packets(target, 1) == _packets(source, 1)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path, suffix):
+    """Times before zero: MP4 lists them as not to be shown, though others are built on them."""
+    times = [512 * i - 1024 for i in range(24)]
+    clip = probe(draw_clip(tmp_path / "in.mp4", pts=times, options={"g": "24"}))
+    assert _times(clip) == [Fraction(i, 25) for i in range(22)]
+    target = tmp_path / f"out{suffix}"
+    assert upscale(clip, target) == ()
+    result = probe(target)
+    assert _times(result) == _times(clip)
+    shown = [number(to_rgb(f.planes, result.colour, 8)) for f in read(result)]
+    assert shown == list(range(2, 24))
+
+
 def test_into_another_container_what_changes_is_said(tmp_path):
     source = draw_clip(
         tmp_path / "in.mp4", pts=uneven(24), languages=("eng",), metadata={"title": "x"}

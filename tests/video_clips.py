@@ -128,7 +128,7 @@ def draw_clip(
             packets += video.encode(drawn)
         packets += video.encode(None)
         for number, sound in enumerate(sounds):
-            packets += _tone(sound, float(seconds), 440 * (number + 1))
+            packets += tone(sound, float(seconds), 440 * (number + 1))
         for number, text in enumerate(texts):
             packets += [_line(text, container, 300 * i, f"line {number}.{i}") for i in range(3)]
         container.mux(sorted(packets, key=lambda p: (p.dts or 0) * p.time_base))
@@ -141,7 +141,8 @@ def _sound(container, language: str):
     return stream
 
 
-def _tone(stream, seconds: float, frequency: float) -> list:
+def tone(stream, seconds: float, frequency: float) -> list:
+    """Packets of a sine, encoded by a sound stream of 48 kHz."""
     samples = np.arange(int(seconds * 48000))
     wave = (0.3 * np.sin(2 * np.pi * frequency * samples / 48000)).astype(np.float32)
     packets = []

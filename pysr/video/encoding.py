@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +147,7 @@ class Encoding:
             hdr10 = _x26x_hdr(hdr, "master-display", "max-cll")
             options["x265-params"] = f"{fixed}:{hdr10}" if hdr10 else fixed
         elif self.codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it describes itself on stderr
             options["svtav1-params"] = _svtav1_hdr(hdr)
         elif self.codec == "libvpx-vp9":
             options["b"] = "0"  # else crf is only a bound

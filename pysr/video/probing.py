@@ -137,28 +137,29 @@ def in_words(stream) -> str:
 
 
 def _packets(path: Path, container, clip: Clip) -> _Packets:
-    found = _Packets()
+    found, decodable = _Packets(), False
     size = _SizeChanges(container.streams[clip.stream], clip)
     for packet in container.demux():
-        if packet.pts is None and packet.dts is None:
-            continue  # what flushes decoders, and attachments
         if packet.pts is None:
-            if packet.stream_index == clip.stream:
+            if packet.stream_index == clip.stream and packet.size:
                 raise VideoError(
                     f"{path}: packets without times; remux it first: "
                     "ffmpeg -fflags +genpts -i IN -map 0 -c copy OUT.mkv"
                 )
-            continue
+            continue  # what flushes decoders, and attachments
         duration = packet.duration or 0
         found.end = max(found.end, (packet.pts + duration) * packet.time_base)
-        if packet.stream_index != clip.stream or packet.is_discard:
+        if packet.stream_index != clip.stream:
             continue
+        decodable = decodable or packet.is_keyframe
+        if packet.is_discard:
+            continue  # an edit list: decoded, since others are built on it, and not shown
         if packet.is_corrupt:
             raise VideoError(
                 f"{path}: damaged or truncated at {float(packet.pts * packet.time_base):.3f} s; "
                 "copy the file again, or cut it before that time"
             )
-        if not found.keys and not packet.is_keyframe:
+        if not decodable:
             found.undecodable += 1
             continue
         size.check(packet)
@@ -259,7 +260,8 @@ def _with_times(clip: Clip, packets: _Packets) -> Clip:
         clip,
         pts=pts,
         durations=tuple(durations),
-        keys=tuple(n for n, i in enumerate(order) if packets.keys[i]),
+        # The first frame may follow a key frame that an edit list hides.
+        keys=tuple(n for n, i in enumerate(order) if packets.keys[i] or n == 0),
         rate=rate,
         lost=clip.lost + ((undecodable,) if packets.undecodable else ()),
     )

@@ -1,5 +1,6 @@
 """Probing: what a file holds, and what is refused before any work."""
 
+import sys
 from fractions import Fraction as F
 
 import av
@@ -140,6 +141,13 @@ def test_what_cannot_be_whole_is_refused_in_one_line(tmp_path, name, make, words
     with pytest.raises(VideoError, match=words) as caught:
         probe(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_without_pyav_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    path = draw_clip(tmp_path / "a.mp4", 2)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match=r"pip install 'pysr\[video\]'"):
+        probe(path)
 
 
 def test_a_cover_picture_is_not_the_video_and_other_streams_are_refused(tmp_path):

@@ -153,6 +153,13 @@ def test_hdr10_and_ten_bits_come_out(tmp_path):
     assert "HDR10" in losses and "10 bits a sample become 8" in losses
 
 
+def test_an_aspect_that_only_some_containers_hold_is_told(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 2, sample_aspect=Fraction(4, 3)))
+    words = [upscale(clip, tmp_path / f"out{s}", codec="libsvtav1") for s in (".mp4", ".mkv")]
+    assert words[0] == () and "sample aspect 4/3 is lost" in " ".join(words[1])
+    assert probe(tmp_path / "out.mp4").sample_aspect == Fraction(4, 3)
+
+
 def test_a_cover_picture_comes_along(tmp_path):
     bare = draw_clip(tmp_path / "bare.mp4", 4)
     source = tmp_path / "in.mp4"

@@ -65,8 +65,8 @@ def _refused(suffix: str, opened, clip: Clip, encoding: Encoding) -> tuple[list,
     refused, left_out = [], []
     if _time_base(suffix, clip, encoding) is None:
         refused.append(f"video {encoding.codec} {encoding.pixel_format}")
-    for stream in others(opened, clip):
-        if _accepts(suffix, lambda container, stream=stream: copy_stream(container, stream)):
+    for stream in _others(opened, clip):
+        if _carries(suffix, stream):
             continue
         if stream.type == "data":
             left_out.append(f"{in_words(stream)}: {suffix} does not hold it")
@@ -75,7 +75,7 @@ def _refused(suffix: str, opened, clip: Clip, encoding: Encoding) -> tuple[list,
     return refused, left_out
 
 
-def others(opened, clip: Clip) -> list:
+def _others(opened, clip: Clip) -> list:
     """Streams to copy: all but the one worked on, and tracks that repeat the chapters."""
     if opened is None:
         return []
@@ -89,12 +89,8 @@ def others(opened, clip: Clip) -> list:
 
 
 def carried(suffix: str, opened, clip: Clip) -> list:
-    """The streams among `others` that a container takes."""
-    return [
-        stream
-        for stream in others(opened, clip)
-        if _accepts(suffix, lambda container, stream=stream: copy_stream(container, stream))
-    ]
+    """The streams to copy that a container takes."""
+    return [stream for stream in _others(opened, clip) if _carries(suffix, stream)]
 
 
 def copy_stream(container, stream):
@@ -114,8 +110,8 @@ def copy_stream(container, stream):
     return copy
 
 
-def _accepts(suffix: str, add: Callable) -> bool:
-    return _written_header(suffix, add) is not None
+def _carries(suffix: str, stream) -> bool:
+    return _written_header(suffix, lambda container: copy_stream(container, stream)) is not None
 
 
 def _time_base(suffix: str, clip: Clip, encoding: Encoding) -> Fraction | None:

@@ -158,17 +158,18 @@ class Encoding:
         return self.codec in ("libx264", "libx265", "libsvtav1")
 
     def _check(self, clip: Clip) -> None:
-        context = _encoder(self.codec).create()
-        formats = [f.name for f in _encoder(self.codec).video_formats or ()]
+        encoder = _encoder(self.codec)
+        formats = [found.name for found in encoder.video_formats or ()]
         if formats and self.pixel_format not in formats:
             raise VideoError(
                 f"pixel format {self.pixel_format}: {self.codec} takes {', '.join(formats)}"
             )
         if layout(self.pixel_format).planar != self.pixel_format:
             raise VideoError(f"pixel format {self.pixel_format}: expected a planar YUV or GBR one")
+        context = encoder.create()
         known = {option.name for option in context.supported_options.private}
-        for name, value in (("crf", self.crf), ("preset", self.preset)):
-            if value is not None and name not in known:
+        for name in ("crf", "preset"):
+            if getattr(self, name) is not None and name not in known:
                 raise VideoError(f"{name}: {self.codec} has no such option")
         worst = _WORST_CRF.get(self.codec)
         if self.crf is not None and worst is not None and not 0 <= self.crf <= worst:
@@ -212,7 +213,7 @@ def _png(clip: Clip, codec, crf, preset, pixel_format) -> Encoding:
 def _x264_instructions() -> str:
     """x264's AVX-512 code reads memory it never wrote, and writes other bits every time.
 
-    Seen with x264 164 by filling fresh memory with different bytes; with AVX2 it is steady.
+    Seen with x264 core 165 by filling fresh memory with different bytes; with AVX2 it is steady.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     return "asm=avx2" if capability.startswith("AVX") else ""

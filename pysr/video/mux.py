@@ -221,28 +221,35 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
     """What the finished file holds differently from the source, found by reading it."""
     if opened is None:
         return []
-    changes = []
     kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
     with pyav().open(path, metadata_errors="replace") as written:
+        changes = []
         pairs = zip([s for s in opened.streams if s.index in kept], written.streams, strict=False)
         for before, after in pairs:
             if before.index == clip.stream:
-                first = next(iter(written.demux(after)))
-                shift = first.pts * first.time_base - clip.pts[0] * clip.time_base
-                if abs(shift) > after.time_base:
-                    changes.append(f"all times are {float(shift):+.3f} s: {suffix} starts at zero")
-                if after.sample_aspect_ratio not in (clip.sample_aspect, None):
-                    changes.append(f"the sample aspect {clip.sample_aspect} is lost in {suffix}")
-            missing = before.disposition & ~after.disposition
-            if missing and not is_attached_picture(before):
-                changes.append(f"{in_words(before)}: the mark {missing.name} is lost")
-            if (before.language or "und") != (after.language or "und"):
-                changes.append(f"{in_words(before)}: its language is lost")
-            if before.metadata.get("title") != after.metadata.get("title"):
-                changes.append(f"{in_words(before)}: its title is lost")
+                changes += _video_changes(suffix, clip, written, after)
+            changes += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
         if len(opened.chapters()) != len(written.chapters()):
             changes.append("chapters are lost")
         names = {name.lower() for name in written.metadata}
         gone = [name for name in _kept(opened.metadata) if name.lower() not in names]
-        changes += [f"the tag {name} is lost" for name in gone]
-    return changes
+        return changes + [f"the tag {name} is lost" for name in gone]
+
+
+def _video_changes(suffix: str, clip: Clip, written, stream) -> Iterator[str]:
+    first = next(iter(written.demux(stream)))
+    shift = first.pts * first.time_base - clip.pts[0] * clip.time_base
+    if abs(shift) > stream.time_base:
+        yield f"all times are {float(shift):+.3f} s: {suffix} starts at zero"
+    if (stream.sample_aspect_ratio or 1) != clip.sample_aspect:
+        yield f"the sample aspect {clip.sample_aspect} is lost: {suffix} needs H.264 or HEVC for it"
+
+
+def _marks(before, after) -> Iterator[str]:
+    missing = before.disposition & ~after.disposition
+    if missing and not is_attached_picture(before):
+        yield f"the mark {missing.name}"
+    if (before.language or "und") != (after.language or "und"):
+        yield "its language"
+    if before.metadata.get("title") != after.metadata.get("title"):
+        yield "its title"

@@ -117,22 +117,22 @@ def test_options_that_do_not_exist_are_refused_in_one_line(tmp_path, options, wo
 
 
 @pytest.mark.parametrize(
-    "size, pts, words",
+    "size, shape, frames, words",
     [
-        ((47, 63), (0, 1), "needs even sizes"),
-        ((48, 64), (5, 5), "times have to rise"),
-        ((48, 64), (), "at least one frame"),
-        ((96, 64), (0, 1), "expected a frame of shape"),
+        ((47, 63), (47, 63), (0, 1), "needs even sizes"),
+        ((48, 64), (96, 64), (0, 1), "expected a frame of shape"),
+        ((48, 64), (48, 64), (), "at least one frame"),
+        ((48, 64), (48, 64), (1, 1), "expected frame 2 of the clip, got one at time 512"),
+        ((48, 64), (48, 64), (0, 2), "expected frame 1 of the clip, got one at time 1024"),
     ],
 )
-def test_a_segment_that_fails_leaves_no_file(tmp_path, size, pts, words):
-    clip = probe(draw_clip(tmp_path / "a.mp4", 2))
+def test_a_segment_that_fails_leaves_no_file(tmp_path, size, shape, frames, words):
+    clip = probe(draw_clip(tmp_path / "a.mp4", 4))
     encoding = Encoding.choose(clip, "out.mkv")
-    rgb = torch.rand(3, *((48, 64) if size == (96, 64) else size))
     with (
         pytest.raises(VideoError, match=words),
         SegmentWriter(tmp_path / "s.mkv", clip, size, encoding) as writer,
     ):
-        for time in pts:
-            writer.write(rgb, time, 1)
+        for index in frames:
+            writer.write(torch.rand(3, *shape), clip.pts[index], clip.durations[index])
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -48,7 +48,7 @@ def check_target(target: str | Path, clip: Clip, encoding: Encoding) -> tuple[st
         raise VideoError(f"{target}: {folder} is not a folder that can be written to")
     if target.is_dir():
         raise VideoError(f"{target}: expected a file, this is a folder")
-    if target.exists() and target.samefile(clip.path):
+    if target.exists() and clip.path.exists() and target.samefile(clip.path):
         raise VideoError(f"{target}: the result would overwrite its source")
     with source(clip) as opened:
         refused, left_out = _refused(target.suffix, opened, clip, encoding)

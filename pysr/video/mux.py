@@ -224,8 +224,8 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
     kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
     with pyav().open(path, metadata_errors="replace") as written:
         changes = []
-        pairs = zip([s for s in opened.streams if s.index in kept], written.streams, strict=False)
-        for before, after in pairs:
+        sources = _tracks(s for s in opened.streams if s.index in kept)
+        for before, after in zip(sources, _tracks(written.streams), strict=False):
             if before.index == clip.stream:
                 changes += _video_changes(suffix, clip, written, after)
             changes += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
@@ -234,6 +234,11 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
         names = {name.lower() for name in written.metadata}
         gone = [name for name in _kept(opened.metadata) if name.lower() not in names]
         return changes + [f"the tag {name} is lost" for name in gone]
+
+
+def _tracks(streams) -> list:
+    """Without pictures and attachments, which some containers list after everything else."""
+    return [s for s in streams if s.type != "attachment" and not is_attached_picture(s)]
 
 
 def _video_changes(suffix: str, clip: Clip, written, stream) -> Iterator[str]:
@@ -247,7 +252,7 @@ def _video_changes(suffix: str, clip: Clip, written, stream) -> Iterator[str]:
 
 def _marks(before, after) -> Iterator[str]:
     missing = before.disposition & ~after.disposition
-    if missing and not is_attached_picture(before):
+    if missing:
         yield f"the mark {missing.name}"
     if (before.language or "und") != (after.language or "und"):
         yield "its language"

@@ -8,6 +8,7 @@ the true times are the clip's, and `pysr.video.mux` puts them in.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,40 +40,44 @@ class SegmentWriter:
         encoding: of every segment of a result.
 
     Raises:
-        VideoError: sizes that the encoder refuses, times that do not rise, no frames.
+        VideoError: a size that the encoder refuses, a frame out of its turn, no frames.
     """
 
     def __init__(self, path: str | Path, clip: Clip, size: tuple[int, int], encoding: Encoding):
-        self._path, self._clip, self._size, self._encoding = Path(path), clip, size, encoding
-        self._exits = contextlib.ExitStack()
-        self._last_pts: int | None = None
+        self._path, self._clip, self._size = Path(path), clip, size
+        sink = images.Folder if encoding.images else _Encoder
+        self._sink = sink(self._path, clip, size, encoding)
+        self._next: int | None = None
 
     def __enter__(self) -> SegmentWriter:
-        with contextlib.ExitStack() as exits:
-            sink = images.Folder if self._encoding.images else _Encoder
-            self._sink = exits.enter_context(
-                sink(self._path, self._clip, self._size, self._encoding)
-            )
-            self._exits = exits.pop_all()
+        self._sink.__enter__()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        with self._exits:
-            if kind is not None:
-                self._exits.__exit__(kind, error, trace)
-            elif self._last_pts is None:
-                raise VideoError(f"{self._path}: a segment needs at least one frame")
+        if kind is None and self._next is None:
+            error = VideoError(f"{self._path}: a segment needs at least one frame")
+            self._sink.__exit__(VideoError, error, None)
+            raise error
+        self._sink.__exit__(kind, error, trace)
 
     def write(self, rgb: Tensor, pts: int, duration: int) -> None:
-        """Add a frame: (3, H, W) float in [0, 1]; pts and duration in the clip's time base."""
+        """Add a frame: (3, H, W) float in [0, 1]; pts and duration in the clip's time base.
+
+        They say which frame it is: after the first one, only the clip's next one is taken.
+        """
         if tuple(rgb.shape) != (3, *self._size):
             raise VideoError(
                 f"{self._path}: expected a frame of shape {(3, *self._size)}, "
                 f"got {tuple(rgb.shape)}"
             )
-        if self._last_pts is not None and pts <= self._last_pts:
-            raise VideoError(f"{self._path}: times have to rise, got {pts} after {self._last_pts}")
-        self._last_pts = pts
+        index = bisect_left(self._clip.pts, pts) if self._next is None else self._next
+        known = zip(self._clip.pts[index : index + 1], self._clip.durations[index:], strict=False)
+        if (pts, duration) not in known:
+            raise VideoError(
+                f"{self._path}: expected frame {index} of the clip, got one at time {pts} that "
+                f"lasts {duration}"
+            )
+        self._next = index + 1
         self._sink.write(rgb, pts)
 
 
@@ -98,7 +103,7 @@ class _Encoder:
     def __exit__(self, kind, error, trace) -> None:
         with self._exits:
             if kind is None:
-                self._mux(self._stream.encode(None))
+                self._encode(None)
             else:
                 self._exits.__exit__(kind, error, trace)
 
@@ -108,10 +113,13 @@ class _Encoder:
         frame.pts, frame.time_base = self._written, self._stream.codec_context.time_base
         if self._written == 0:
             self._container.metadata[FIRST_PTS] = str(pts)
-        self._mux(self._stream.encode(frame))
+        self._encode(frame)
         self._written += 1
 
-    def _mux(self, packets) -> None:
-        for packet in packets:
-            packet.time_base = FRAME
-            self._container.mux(packet)
+    def _encode(self, frame) -> None:
+        try:
+            for packet in self._stream.encode(frame):
+                packet.time_base = FRAME
+                self._container.mux(packet)
+        except pyav().FFmpegError as error:
+            raise VideoError(f"{self._path}: cannot be written ({error.strerror})") from None

@@ -203,6 +203,15 @@ def test_what_a_container_cannot_hold_is_refused_before_the_work(tmp_path, suffi
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi"])
+def test_attachments_are_for_matroska_alone(tmp_path, suffix):
+    clip = probe(draw_clip(tmp_path / "in.mkv", 2, attachment=b"glyphs"))
+    encoding = Encoding.choose(clip, "out.mkv")
+    with pytest.raises(VideoError, match="hold stream 1: attachment font.ttf; .* .mkv can"):
+        check_target(tmp_path / f"out{suffix}", clip, encoding)
+    assert check_target(tmp_path / "out.mkv", clip, encoding) == ()
+
+
 @pytest.mark.parametrize(
     "choose, words",
     [

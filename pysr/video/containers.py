@@ -97,12 +97,16 @@ def copy_stream(container, stream):
     """Add a stream like another one to a container; its packets are to be muxed unchanged.
 
     Returns None where the header holds all of it: Matroska keeps cover pictures as attachments.
+    Raises ValueError or FFmpegError when the container does not take it.
     """
+    matroska = container.format.name in _MATROSKA
     if stream.type == "attachment":
+        if not matroska:  # MPEG-TS would take it, and not write it
+            raise ValueError("only Matroska has attachments")
         return container.add_attachment(
             stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
         )
-    if is_attached_picture(stream) and container.format.name in _MATROSKA:
+    if is_attached_picture(stream) and matroska:
         return None
     copy = container.add_stream_from_template(stream, opaque=True)
     copy.disposition = stream.disposition

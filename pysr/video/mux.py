@@ -251,6 +251,8 @@ def _video_changes(suffix: str, clip: Clip, written, stream) -> Iterator[str]:
 
 
 def _marks(before, after) -> Iterator[str]:
+    if before.type != after.type:
+        yield f"what it is ({after.type} now)"
     missing = before.disposition & ~after.disposition
     if missing:
         yield f"the mark {missing.name}"

@@ -13,11 +13,14 @@ from pysr.blur import check_kernel
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --scale, --engine, --device, as `upscaler` reads them."""
+    """--model, --scale, --engine, --precision, --device, as `upscaler` reads them."""
     parser.add_argument("--model", help="a name that `pysr models` lists, or a weights file")
     parser.add_argument("--scale", type=int, help="2 or 4: the shipped model of that scale")
     parser.add_argument(
-        "--engine", default="auto", help="auto, native, torch or onnx (default: auto)"
+        "--engine", default="auto", help="auto, or one that `pysr doctor` lists (default: auto)"
+    )
+    parser.add_argument(
+        "--precision", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -34,7 +37,7 @@ def upscaler(options: argparse.Namespace):
             raise ValueError(
                 f"scale: no model for x{options.scale} is shipped; give one by --model"
             )
-    loaded = load(name, device=options.device, engine=options.engine)
+    loaded = load(name, device=options.device, engine=options.engine, precision=options.precision)
     if options.scale not in (None, loaded.scale):
         raise ValueError(f"scale: {name} upscales x{loaded.scale}, asked for x{options.scale}")
     return loaded

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,35 +33,21 @@ def with_cuts(
 ) -> Iterator[tuple[Item, bool]]:
     """Every frame, one frame late, and whether a shot begins with it (the first: always).
 
-    Holds two frames and a few thumbnails, whatever the length. An error of `frames` is raised when
-    every frame before it has come out.
+    Holds two frames and a few thumbnails, whatever the length.
 
     Args:
         frames: anything.
         rgb: gives a frame as (..., 3, H, W), floating point in [0, 1].
     """
     detector = _Detector()
-    held: list[tuple[Item, Tensor]] = []
-    failure = None
-    frames = iter(frames)
-    while True:
-        try:
-            item = next(frames)
-            thumbnail = _thumbnail(rgb(item))
-        except StopIteration:
-            break
-        except Exception as error:
-            failure = error
-            break
-        if held:
-            frame, its = held.pop()
-            yield frame, detector.begins(its, thumbnail)
-        held.append((item, thumbnail))
-    if held:
-        frame, its = held.pop()
-        yield frame, detector.begins(its, None)
-    if failure is not None:
-        raise failure
+    held = None
+    for item in frames:
+        thumbnail = _thumbnail(rgb(item))
+        if held is not None:
+            yield held[0], detector.begins(held[1], thumbnail)
+        held = item, thumbnail
+    if held is not None:
+        yield held[0], detector.begins(held[1], None)
 
 
 def find_shots(frames: Iterable[Tensor]) -> list[int]:

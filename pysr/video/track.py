@@ -1,8 +1,8 @@
 """The blur of a shot, followed over time: one kernel as long as the evidence says one.
 
-The blur is estimated on few frames only, the anchors: at a shot's first frame, then after 4, 8, 16,
-32 frames and every 16 from there, and at its last. That is an estimate every 16 frames in a long
-shot and about 7 in one of 60 frames. Between anchors the code moves in a straight line.
+The blur is estimated on few frames only, the anchors: a shot's first, those 4 and 8 frames after
+it, every 16th, and its last. That is 4 estimates in a shot of 16 frames, 7 in one of 60, and one
+for every 16 frames of a long one. Between anchors the code moves in a straight line.
 
 An estimate of one frame errs twice: by chance, from frame to frame, and by its content, the same
 way in frames that show the same. The first is handled by a random walk in code space, observed with
@@ -17,6 +17,9 @@ drift would come. So a walk that stays within the error that content alone makes
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +27,8 @@ import torch
 from torch import Tensor
 
 from pysr.nets import DAN
-from pysr.upscaler import Estimate, Upscaler, informative_crops
+from pysr.tiling import informative_crops
+from pysr.upscaler import Estimate, Upscaler
 from pysr.video.shots import with_cuts
 
 FIRST = 4  # frames to the second anchor
@@ -34,6 +38,7 @@ FURTHEST = 16  # frames between anchors at most: about half a second
 CONTENT = 0.05
 WALKS = (0.0, *(10.0**e for e in range(-4, 2)))  # variance per frame over the noise's variance
 EVIDENCE = 3.0  # log likelihood by which a walk has to beat standing still: 20 to 1
+WINDOW = 8  # anchors that a live track looks back over: 128 frames
 FLOOR = 1e-3  # deviation of a code's entry that makes no visible difference
 
 
@@ -66,11 +71,21 @@ class Shot:
 
     def code(self, index: int) -> Tensor:
         """(1, m), the code of a frame."""
-        return _between(self.indices, self.codes, index)
+        if len(self.indices) == 1:
+            return self.codes
+        after = max(bisect_left(self.indices, index), 1)
+        start, end = self.indices[after - 1 : after + 1]
+        share = (index - start) / (end - start)
+        return torch.lerp(self.codes[after - 1], self.codes[after], share)[None]
 
     def estimate(self, model: DAN, index: int) -> Estimate:
         """The blur of a frame, as `Upscaler.restored` takes it."""
-        return _as_estimate(model, self.code(index), self.spread)
+        code = self.code(index).to(model.encoder.device)
+        return Estimate(model.decode(code)[0].cpu(), code, 1 - self.spread)
+
+    def kernel(self, model: DAN) -> Tensor:
+        """(k, k), the shot's mean kernel, for a report."""
+        return model.decode(self.codes.mean(0, keepdim=True).to(model.encoder.device))[0].cpu()
 
     def to_json(self) -> dict:
         """Numbers, strings and lists; `from_json` gives the same shot back, to the bit."""
@@ -101,34 +116,70 @@ def track(upscaler: Upscaler, frames: Iterable[Tensor]) -> Iterator[Shot]:
             `with_cuts`' two.
     """
     anchors: list[Anchor] = []
-    first, next_anchor, last = 0, 0, None
-    index = -1
+    first, index, last = 0, -1, None
     for index, (frame, begins) in enumerate(with_cuts(frames)):
-        if begins:
-            if last is not None:
-                yield _closed(upscaler, anchors, first, index, last)
-            anchors, first, next_anchor = [], index, 0
-        if index - first == next_anchor:
+        if begins and last is not None:
+            yield _closed(upscaler, anchors, first, index, last)
+            anchors, first = [], index
+        if is_anchor(index - first):
             anchors.append(observe(upscaler, frame, index))
-            next_anchor = following(next_anchor)
         last = frame
     if last is not None:
         yield _closed(upscaler, anchors, first, index + 1, last)
 
 
-def _closed(
-    upscaler: Upscaler, anchors: list[Anchor], first: int, stop: int, last: Tensor
-) -> Shot:
+def _closed(upscaler: Upscaler, anchors: list[Anchor], first: int, stop: int, last: Tensor) -> Shot:
     if anchors[-1].index < stop - 1:
         anchors.append(observe(upscaler, last, stop - 1))
     codes, _ = smoothed(upscaler.model, anchors)
-    spread = sum(distances(upscaler.model, anchors, codes)) / len(anchors)
+    spread = mean_distance(upscaler.model, anchors, codes)
     return Shot(first, stop, tuple(a.index for a in anchors), codes, spread)
 
 
-def following(offset: int) -> int:
-    """The anchor after the one at `offset` frames from a shot's beginning."""
-    return offset + min(max(offset, FIRST), FURTHEST)
+class LiveTrack:
+    """The track of a shot that is still going on: what is behind the last anchor is settled.
+
+    It looks back over the last WINDOW anchors. A kernel once in use is kept while they can be told
+    by one kernel which is no further from it than CONTENT; else the code moves to the newest anchor
+    of the smoothed walk, in a straight line from the anchor before.
+    """
+
+    def __init__(self, model: DAN):
+        self._model = model
+        self._anchors: deque[Anchor] = deque(maxlen=WINDOW)
+        self._codes: deque[Tensor] = deque(maxlen=2)
+        self._distance = 0.0
+        self._seen = 0
+
+    def add(self, anchor: Anchor) -> None:
+        """The next anchor; frames up to it can be asked for when there are two, or no more come."""
+        self._anchors.append(anchor)
+        codes, still = smoothed(self._model, list(self._anchors))
+        if len(self._anchors) <= 2:  # nothing was restored yet
+            self._codes = deque(codes, maxlen=2)
+        else:
+            held, target = self._codes[-1], codes[-1]
+            if still and float(distance(self._model, held[None], target[None])) <= CONTENT:
+                target = held
+            self._codes.append(target)
+        self._distance += mean_distance(self._model, [anchor], self._codes[-1][None])
+        self._seen += 1
+
+    def shot(self, first: int, stop: int) -> Shot:
+        """The frames from the last anchor but one on, as part of the shot first to stop - 1."""
+        indices = tuple(a.index for a in self._anchors)[-2:]
+        codes = torch.stack(tuple(self._codes))
+        return Shot(first, stop, indices, codes, self.spread)
+
+    @property
+    def spread(self) -> float:
+        """As in `Shot`, of the anchors so far."""
+        return self._distance / self._seen
+
+
+def is_anchor(offset: int) -> bool:
+    """Whether the blur is estimated so many frames after a shot's beginning."""
+    return offset % FURTHEST == 0 or offset in (FIRST, 2 * FIRST)
 
 
 def observe(upscaler: Upscaler, rgb: Tensor, index: int) -> Anchor:
@@ -154,21 +205,23 @@ def smoothed(model: DAN, anchors: Sequence[Anchor]) -> tuple[Tensor, bool]:
     best = max(runs[1:], key=lambda run: run.likelihood)
     if best.likelihood - runs[0].likelihood > EVIDENCE:
         walked = _backwards(best, gaps)
-        apart = total_variation(model.decode(walked.float()), model.decode(still.float()))
-        if float(apart.max()) > CONTENT:
+        if float(distance(model, walked, still).max()) > CONTENT:
             return walked.float(), False
     return still.float(), True
 
 
-def distances(model: DAN, anchors: Sequence[Anchor], codes: Tensor) -> list[float]:
-    """Total variation between every anchor's own kernel and the track's."""
-    own = model.decode(torch.stack([a.code for a in anchors]))
-    return total_variation(own, model.decode(codes)).tolist()
+def mean_distance(model: DAN, anchors: Sequence[Anchor], codes: Tensor) -> float:
+    """`Shot.spread`, of the track's codes (A, m) at the anchors."""
+    return float(distance(model, torch.stack([a.code for a in anchors]), codes).mean())
 
 
-def total_variation(a: Tensor, b: Tensor) -> Tensor:
-    """Of kernels (..., k, k): 0 where they are the same, 1 where they share nothing."""
-    return (a - b).abs().sum((-2, -1)) / 2
+def distance(model: DAN, a: Tensor, b: Tensor) -> Tensor:
+    """Total variation between the kernels of codes (A, m): (A,), 0 the same, 1 nothing shared."""
+    return (_kernels(model, a) - _kernels(model, b)).abs().sum((1, 2)) / 2
+
+
+def _kernels(model: DAN, codes: Tensor) -> Tensor:
+    return model.decode(codes.to(model.encoder)).cpu()
 
 
 @dataclass(frozen=True)
@@ -191,7 +244,7 @@ def _filter(seen: Tensor, noise: list[float], gaps: list[int], walk: float) -> _
         total = predicted + r
         surprise = y - means[-1]
         squares = squares + surprise**2 / total
-        log_determinant += float(torch.log(torch.tensor(total, dtype=torch.float64)))
+        log_determinant += math.log(total)
         means.append(means[-1] + predicted / total * surprise)
         variances.append(predicted * r / total)
     n, m = len(gaps), seen.shape[1]
@@ -208,18 +261,3 @@ def _backwards(run: _Run, gaps: list[int]) -> Tensor:
         gain = variance / (variance + run.walk * gap)
         path.append(mean + gain * (path[-1] - mean))
     return torch.stack(path[::-1])
-
-
-def _between(indices: Sequence[int], codes: Tensor, index: int) -> Tensor:
-    if len(indices) == 1:
-        return codes
-    after = next((i for i, at in enumerate(indices) if at >= index), len(indices) - 1)
-    before = max(after - 1, 0)
-    length = max(indices[after] - indices[before], 1)
-    share = min(max((index - indices[before]) / length, 0.0), 1.0)
-    return (codes[before] + share * (codes[after] - codes[before]))[None]
-
-
-def _as_estimate(model: DAN, code: Tensor, spread: float) -> Estimate:
-    code = code.to(model.encoder.device)
-    return Estimate(model.decode(code)[0].cpu(), code, 1 - spread)

@@ -9,37 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from pysr import arrays
 from pysr.upscaler import TILE, Estimate, Upscaled, Upscaler, check_tile
-from pysr.video.flicker import Flicker
+from pysr.video.report import Meter, ShotReport
 from pysr.video.shots import with_cuts
 from pysr.video.track import LiveTrack, observe
-
-EVERY = 16  # frames: consistency and flicker are measured on each first two of so many
-
-
-@dataclass(frozen=True)
-class ShotReport:
-    """What was found out about a shot, frames first to stop - 1.
-
-    Attributes:
-        kernel: (k, k) float32, sums to 1: the mean of those that its frames were restored with.
-        spread: as in `pysr.video.track.Shot`; 0.0 where the kernel was given.
-        consistency: see `pysr.Upscaled`, the mean over every 16th frame.
-        flicker: 8-bit levels, see `pysr.video.flicker`, between those and the frames after them.
-    """
-
-    first: int
-    stop: int
-    kernel: Tensor
-    spread: float
-    consistency: float
-    flicker: float
 
 
 def stream(
@@ -106,9 +81,7 @@ class _Stream:
         self._first = self._done = index
         self._waiting: deque[arrays.Unpacked] = deque()
         self._track = LiveTrack(self._upscaler.model, index)
-        self._flicker, self._anchor = Flicker(), None
-        self._consistencies: list[float] = []
-        self._kernels = torch.zeros(())
+        self._meter = Meter(self._upscaler, index)
 
     def _finish(self, stop: int) -> Iterator[Upscaled]:
         """Settle what still waits of the shot that ends before frame `stop`, and report."""
@@ -116,18 +89,7 @@ class _Stream:
             self._observe(stop - 1)
         yield from self._settle(stop)
         if self._on_shot is not None:
-            self._on_shot(self._report(stop))
-
-    def _report(self, stop: int) -> ShotReport:
-        spread = 0.0 if self._given else self._track.spread
-        return ShotReport(
-            first=self._first,
-            stop=stop,
-            kernel=self._kernels / (stop - self._first),
-            spread=spread,
-            consistency=sum(self._consistencies) / len(self._consistencies),
-            flicker=self._flicker.value,
-        )
+            self._on_shot(self._meter.report(0.0 if self._given else self._track.spread))
 
     def _observe(self, index: int) -> None:
         """Estimate the blur of the frame that came last."""
@@ -140,28 +102,15 @@ class _Stream:
             index, picture = self._done, self._waiting.popleft()
             estimate = self._given or shot.estimate(self._upscaler.model, index)
             out, recomputed = self._upscaler.restored(picture, estimate, self._tile)
-            self._measure(index - self._first, picture, out, estimate.kernel)
+            self._meter.add(picture, out, estimate.kernel)
             self._done += 1
             yield Upscaled(
                 image=picture.pack(out),
                 kernel=picture.like(estimate.kernel),
-                consistency=self._consistencies[-1],
+                consistency=self._meter.consistency,
                 confidence=estimate.confidence,
                 recomputed=recomputed,
             )
-
-    def _measure(self, offset: int, picture: arrays.Unpacked, out: Tensor, kernel: Tensor) -> None:
-        self._kernels = self._kernels + kernel
-        if offset % EVERY == 0:
-            self._consistencies.append(self._upscaler.consistency(picture.rgb, out, kernel))
-        if offset % EVERY < 2:
-            frame = picture.rgb, arrays.as_float(out[:, :3]).expand(-1, 3, -1, -1)
-            if offset % EVERY == 0:
-                self._anchor = frame
-            else:
-                pair = zip(self._anchor, frame, strict=True)
-                self._flicker.add(*(torch.cat(both) for both in pair))
-                self._anchor = None
 
 
 class _Source:

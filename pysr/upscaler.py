@@ -17,6 +17,7 @@ How a picture is restored, and what is exact about it:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,30 +146,24 @@ class Upscaler:
                 kernel that is not square, finite and near sum 1, a tile below 32, or a model that
                 gives NaN or infinity.
         """
-        if tile < 32:
-            raise ValueError(f"tile: expected at least 32 pixels, got {tile}")
+        check_tile(tile)
         picture = arrays.unpack(image)
         tile = max(*picture.rgb.shape[-2:], tile) if exact else tile
-        given = None if kernel is None else self._given(kernel)
-        height, width = (self.scale * n for n in picture.rgb.shape[-2:])
-        out = picture.empty(height, width)
+        given = None if kernel is None else self.given(kernel)
+        out = self._room(picture)
         found, consistencies, recomputed = [], [], False
         for i, rgb in enumerate(picture.rgb):
             lr = rgb[None]
             crops = [whole(lr)] if exact else informative_crops(lr)
-            estimate = given or self._estimate(crops)
+            estimate = given or self.estimate_on(crops)
             recomputed |= self._restore(lr, estimate.code, tile, picture, out[i : i + 1])
             found.append(estimate)
             consistencies.append(self._consistency(lr, out[i : i + 1], crops, estimate.kernel))
-        if picture.alpha is not None:
-            for rows in spans(height, 1024):  # by bands: interpolation works in float32
-                out[:, 3:, rows] = picture.quantised(
-                    _interpolated_rows(picture.alpha, self.scale, rows)
-                )
+        self._interpolate_alpha(picture, out)
         kernels = torch.stack([e.kernel for e in found])
         return Upscaled(
             image=picture.pack(out),
-            kernel=self._like(image, kernels[0] if len(kernels) == 1 else kernels),
+            kernel=picture.like(kernels[0] if len(kernels) == 1 else kernels),
             consistency=min(consistencies),
             confidence=min(e.confidence for e in found),
             recomputed=recomputed or any(e.recomputed for e in found),
@@ -181,20 +176,25 @@ class Upscaler:
         numpy for numpy, torch for torch. Taps are HR pixels, tap k // 2 is the centre (see
         `pysr.blur`); the downsampling it comes with is bicubic.
         """
-        kernels = torch.stack([e.kernel for e in self.estimates(image)])
-        return self._like(image, kernels[0] if len(kernels) == 1 else kernels)
+        picture = arrays.unpack(image)
+        kernels = torch.stack([e.kernel for e in self._estimates(picture)])
+        return picture.like(kernels[0] if len(kernels) == 1 else kernels)
 
     def estimates(self, image) -> list[Estimate]:
         """The same with code and confidence, one for each picture of a batch."""
-        rgb = arrays.unpack(image).rgb
-        return [self._estimate(informative_crops(picture[None])) for picture in rgb]
+        return self._estimates(arrays.unpack(image))
 
-    def _given(self, kernel) -> Estimate:
+    def _estimates(self, picture: arrays.Unpacked) -> list[Estimate]:
+        return [self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
+
+    def given(self, kernel) -> Estimate:
+        """A known kernel (k, k) as an estimate. Raises ValueError as `__call__` does."""
         kernel = blur.check_kernel(np.asarray(kernel) if not torch.is_tensor(kernel) else kernel)
         code = self.model.encode(kernel[None].to(self.device))
         return Estimate(kernel, code, 1.0)
 
-    def _estimate(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
+    def estimate_on(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
+        """The blur of one picture, from what `informative_crops` took of it."""
         # The loop's last picture is made with the kernel of the iteration before (Figure 1).
         iterations = max(self.model.config.iterations - 1, 1)
         lr = torch.cat([crop for _, _, crop in crops])
@@ -213,6 +213,44 @@ class Upscaler:
             apart = (self.model.decode(codes).cpu() - kernel).abs().sum((1, 2)) / 2
             confidence = 1 - float(apart.mean())
         return Estimate(kernel, code, confidence, recomputed)
+
+    def restored(
+        self, picture: arrays.Unpacked, estimate: Estimate, tile: int = TILE
+    ) -> tuple[Tensor, bool]:
+        """A picture restored with a blur known beforehand: one Restorer pass and nothing else.
+
+        Returns (1, channels, s*H, s*W) of the user's dtype, for `picture.pack`, and `recomputed` as
+        in `Upscaled`. Raises ValueError for more than one picture.
+        """
+        if len(picture.rgb) != 1:
+            raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
+        out = self._room(picture)
+        recomputed = self._restore(picture.rgb, estimate.code, tile, picture, out)
+        self._interpolate_alpha(picture, out)
+        return out, recomputed
+
+    def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor) -> float:
+        """As in `Upscaled`, of lr (1, 3, H, W) and what `restored` made of it."""
+        return self._consistency(lr, out, informative_crops(lr), kernel)
+
+    def stream(
+        self, frames: Iterable, kernel=None, *, tile: int = TILE, on_shot: Callable | None = None
+    ) -> Iterator[Upscaled]:
+        """Restore the frames of a video as they come: see `pysr.video.stream.stream`."""
+        from pysr.video.stream import stream  # which is built on this file
+
+        return stream(self, frames, kernel, tile=tile, on_shot=on_shot)
+
+    def _room(self, picture: arrays.Unpacked) -> Tensor:
+        return picture.empty(*(self.scale * n for n in picture.rgb.shape[-2:]))
+
+    def _interpolate_alpha(self, picture: arrays.Unpacked, out: Tensor) -> None:
+        if picture.alpha is None:
+            return
+        for rows in spans(out.shape[-2], 1024):  # by bands: interpolation works in float32
+            out[:, 3:, rows] = picture.quantised(
+                _interpolated_rows(picture.alpha, self.scale, rows)
+            )
 
     def _restore(self, lr: Tensor, code: Tensor, tile: int, picture, out: Tensor) -> bool:
         """Fill `out` (1, c, s*H, s*W) from lr (1, 3, H, W); whether it took two attempts."""
@@ -246,8 +284,7 @@ class Upscaler:
         grey = out.shape[1] == 1
         for rows, columns, crop in crops:
             sr = out[:, :3, s * rows.start : s * rows.stop, s * columns.start : s * columns.stop]
-            levels = {torch.uint8: 255, torch.uint16: 65535}.get(out.dtype, 1)
-            sr = sr.to(torch.float32) / levels
+            sr = arrays.as_float(sr)
             again = classical(sr, kernel, s, quantise=False)
             # The crop's border is blurred with what lies outside it, which a crop does not have.
             margin = min(math.ceil(kernel.shape[-1] / 2 / s) + 2, (min(crop.shape[-2:]) - 1) // 2)
@@ -258,12 +295,11 @@ class Upscaler:
             count += difference.numel()
         return math.inf if error == 0 else -10 * math.log10(error / count)
 
-    @staticmethod
-    def _like(image, kernel: Tensor):
-        """A kernel as numpy for a numpy picture, else as a tensor on the picture's device."""
-        if isinstance(image, torch.Tensor):
-            return kernel.to(image.device)
-        return kernel.numpy()
+
+def check_tile(tile: int) -> None:
+    """Raises ValueError for a side that no tile can have."""
+    if tile < 32:
+        raise ValueError(f"tile: expected at least 32 pixels, got {tile}")
 
 
 def _interpolated_rows(x: Tensor, scale: int, rows: slice) -> Tensor:

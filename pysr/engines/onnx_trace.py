@@ -1,8 +1,9 @@
 """From a graph module to ONNX, in the time that two blocks take.
 
-Torch's exporter needs about a second a block, the published Restorer has forty, and graphs are
-wanted in several precisions. So a network of two blocks is traced, once for a configuration; its
-second block is repeated as often as the real one has more, and the weights are filled in by name.
+Torch's exporter needs a second and more for a block, the published Restorer has forty, and graphs
+are wanted in several precisions. So a network of two blocks is traced, once for a configuration;
+its second block is repeated as often as the real one has more, and the weights are filled in by
+name.
 """
 
 from __future__ import annotations

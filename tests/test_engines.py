@@ -53,6 +53,34 @@ def test_tiles_agree(pair):
     assert np.abs(got.astype(int) - expected).max() <= 1
 
 
+NATIVE_CASES = {
+    "published x4": dict(scale=4, features=64),
+    "published x3": dict(scale=3, features=32, bicubic_skip=True),
+    "published x2, whitened": dict(scale=2, features=16, whitened_estimator=True),
+    "published x1": dict(scale=1, features=16),
+    "compact, x4": dict(
+        scale=4, features=48, compact_tail=True, bicubic_skip=True, whitened_estimator=True
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NATIVE_CASES)
+def test_the_native_engine_is_exact(case):
+    """Borders too: the published tail runs as one convolution there."""
+    torch.manual_seed(0)
+    config = DANConfig(blocks=2, estimator_blocks=1, **NATIVE_CASES[case])
+    model, device = DAN(config, torch.rand(441, 10)), torch.device("cpu")
+    reference, native = (ENGINES[name](model, device) for name in ("torch", "native"))
+    for h, w in ((1, 1), (2, 3), (3, 3), (5, 7), (37, 53)):
+        lr, code = torch.rand(2, 3, h, w), torch.rand(2, 10)
+        gates = [torch.rand(1, config.features, 1, 1) for _ in range(config.blocks)]
+        for given in (None, gates):
+            expected, got = (engine.restore(lr, code, given) for engine in (reference, native))
+            assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), (h, w)
+        expected, got = (engine.estimate(lr, expected) for engine in (reference, native))
+        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), (h, w)
+
+
 def test_a_model_is_exported_once(cache, monkeypatch):
     pysr.load("dan-lite-x2", device="cpu", engine="onnx")
     monkeypatch.setattr(onnx_export.torch.onnx, "export", None)

@@ -6,7 +6,7 @@ from operator_testing import assert_matches, with_threads
 
 from pysr import _ext
 from pysr.nets.dan import ConditionalResidualBlock
-from pysr.ops import conditional_residual_block
+from pysr.ops import conditional_residual_block, pack_conditional_residual_block
 from pysr.ops.conditional_residual_block import conditional_residual_block_reference
 
 # N, C, D, H, W, R. Sizes around the tiles (4 x 4, 24 at once) and the vectors (4, 8, 16 channels).
@@ -30,11 +30,12 @@ def kernels_present(request):
         assert request.getfixturevalue("device").type in _ext.DEVICES, _ext.report()
 
 
-def make(n, c, d, h, w, r, *, dtype=torch.float32, device="cpu", seed=0):
+def make(n, c, d, h, w, r, *, dtype=torch.float32, device="cpu", seed=0, picture=False):
     """f, cond and the eight weights, of sizes that keep the numbers between the layers near 1."""
     generator = torch.Generator().manual_seed(seed)
     hidden = c + d
-    shapes = [(n, c, h, w), (n, d), (hidden, hidden, 3, 3), (hidden,), (c, hidden, 3, 3), (c,)]
+    cond = (n, d, h, w) if picture else (n, d)
+    shapes = [(n, c, h, w), cond, (hidden, hidden, 3, 3), (hidden,), (c, hidden, 3, 3), (c,)]
     shapes += [(r, c, 1, 1), (r,), (c, r, 1, 1), (c,)]
     tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
     for weight in tensors[2::2]:
@@ -73,13 +74,37 @@ def test_by_hand(device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_reference(case, dtype, device):
-    tensors = make(*case, dtype=dtype, device=device)
+@pytest.mark.parametrize("picture", [False, True], ids=["constant", "picture"])
+def test_matches_reference(case, picture, dtype, device):
+    tensors = make(*case, dtype=dtype, device=device, picture=picture)
     gate = torch.linspace(-1, 2, case[0] * case[1]).view(case[:2]).to(device, dtype)
     for given in (tensors, [*tensors, gate]):
         out = conditional_residual_block(*given)
         assert_matches(out.cpu(), exact(*given), dtype)
         assert out.is_contiguous()
+
+
+@pytest.mark.parametrize("picture", [False, True], ids=["constant", "picture"])
+def test_packed_and_in_place(picture, device):
+    """Neither changes a bit, in any layout."""
+    for case in ((2, 16, 32, 9, 13, 2), (1, 5, 3, 6, 5, 1)):
+        f, cond, *weights = make(*case, device=device, picture=picture)
+        expected = conditional_residual_block(f, cond, *weights)
+        packed = pack_conditional_residual_block(weights[0], weights[2], constant=not picture)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            given = f.clone(memory_format=layout)
+            if picture:
+                cond = cond.contiguous(memory_format=layout)
+            out = conditional_residual_block(given, cond, *weights, packed=packed, inplace=True)
+            assert out is given
+            assert torch.equal(out, expected)
+
+
+def test_a_picture_that_is_constant(device):
+    f, cond, *weights = make(2, 16, 4, 7, 9, 2, device=device)
+    stretched = cond[:, :, None, None].expand(-1, -1, 7, 9)
+    expected = conditional_residual_block(f, cond, *weights)
+    torch.testing.assert_close(conditional_residual_block(f, stretched, *weights), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -135,7 +160,7 @@ def test_gradients_are_refused(device):
     tensors[2].requires_grad_()
     with pytest.raises(RuntimeError, match="inference.*train pysr.nets.dan"):
         conditional_residual_block(*tensors)
-    out = torch.ops.pysr.conditional_residual_block(*tensors, None)
+    out = torch.ops.pysr.conditional_residual_block(*tensors, None, None)
     with pytest.raises(RuntimeError, match="inference.*train pysr.nets.dan"):
         out.sum().backward()
     with torch.no_grad():
@@ -147,7 +172,9 @@ def test_opcheck(layout, device):
     tensors = make(2, 5, 3, 9, 8, 2, device=device)
     tensors[0] = tensors[0].contiguous(memory_format=layout)
     for gate in (None, torch.rand(2, 5, device=device)):
-        torch.library.opcheck(torch.ops.pysr.conditional_residual_block, (*tensors, gate))
+        given = (*tensors, gate, None)
+        torch.library.opcheck(torch.ops.pysr.conditional_residual_block, given)
+        torch.library.opcheck(torch.ops.pysr.conditional_residual_block_, given)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +228,8 @@ def test_falls_back_without_kernels(monkeypatch):
             "f: expected float32, bfloat16 or float16, got torch.float64",
         ),
         (0, torch.zeros(2, 513, 1, 1), ValueError, "f: expected C from 1 to 512, got 513"),
-        (1, torch.zeros(1, 3), ValueError, "cond: expected (N, D) with N = 2, got (1, 3)"),
+        (1, torch.zeros(1, 3), ValueError, "with N = 2, H = 9, W = 8, got (1, 3)"),
+        (1, torch.zeros(2, 3, 9, 7), ValueError, "with N = 2, H = 9, W = 8, got (2, 3, 9, 7)"),
         (1, torch.zeros(2, 0), ValueError, "cond: expected D from 1 to 512, got 0"),
         (
             1,
@@ -242,10 +270,11 @@ def test_falls_back_without_kernels(monkeypatch):
             "expand_weight: expected (5, 2, 1, 1), got (5, 1, 1, 1)",
         ),
         (10, torch.zeros(1, 5), ValueError, "gate: expected (2, 5), got (1, 5)"),
+        (11, torch.zeros(9), ValueError, "from pack_conditional_residual_block, got 9 of"),
     ],
 )
 def test_errors(position, value, error, message):
-    arguments = [*make(2, 5, 3, 9, 8, 2), None]
+    arguments = [*make(2, 5, 3, 9, 8, 2), None, None]
     arguments[position] = value
     for function in (conditional_residual_block, torch.ops.pysr.conditional_residual_block):
         if function is not conditional_residual_block and not isinstance(value, torch.Tensor):

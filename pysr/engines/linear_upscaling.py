@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr.engines.native_layers import ConvShuffle
+from pysr.ops import conv_shuffle
 from pysr.tiling import scaled
 
 REACH = 2  # LR pixels around an output's own that it depends on
@@ -64,8 +65,8 @@ def _bands(length: int) -> list[tuple[slice, slice, int]]:
 
 @torch.inference_mode()
 def kernels(chain: nn.Sequential, scale: int) -> tuple[Tensor, Tensor]:
-    """Kernels (3, 3, 3 * s^2, C, 5, 5) and biases (3, 3, 3 * s^2) of the pixels in the first, an inner
-    and the last row and column, on the CPU: a GPU's convolutions may round to fewer bits.
+    """Kernels (3, 3, 3 * s^2, C, 5, 5) and biases (3, 3, 3 * s^2) of the pixels in the first, an
+    inner and the last row and column, on the CPU: a GPU's convolutions may round to fewer bits.
 
     They are read off a picture of 5x5 pixels, which has all nine kinds.
     """
@@ -83,7 +84,8 @@ def kernels(chain: nn.Sequential, scale: int) -> tuple[Tensor, Tensor]:
         if isinstance(layer, nn.PixelShuffle):
             x = F.pixel_unshuffle(x, layer.upscale_factor)
         else:
-            x = F.conv_transpose2d(x, layer.weight, padding=layer.padding)
+            weight = layer.weight.transpose(0, 1).flip(2, 3)
+            x = conv_shuffle(x, weight, weight.new_zeros(len(weight)))
     weights = x.view(3, 3, outputs, channels, SIDE, SIDE)
     # Row r of the picture lies under row r + 2 of a kernel at the first row, r + 2 - 4 at the last.
     for i in range(3):

@@ -1,7 +1,7 @@
 """DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
-What remains in torch is a pass or two over a picture (the skip connection, whitening, averages), the
-border of the published upscaling, and the channel attention of tiled pictures.
+What remains in torch is a pass or two over a picture (the skip connection, whitening, averages),
+the border of the published upscaling, and the channel attention of tiled pictures.
 """
 
 from __future__ import annotations

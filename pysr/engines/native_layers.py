@@ -1,4 +1,4 @@
-"""The layers of a DAN as pysr's own kernels run them: weights packed once, pictures channels last."""
+"""The layers of a DAN on pysr's own kernels: weights packed once, pictures channels last."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ConvShuffle:
 
 
 class Block:
-    """A conditional residual block, whose condition is `constant` or a picture; f is overwritten."""
+    """A conditional residual block whose condition is `constant` or a picture; overwrites f."""
 
     def __init__(self, block: ConditionalResidualBlock, dtype: torch.dtype, *, constant: bool):
         self.weights = [weight.to(dtype).contiguous() for weight in block.parameters()]
@@ -47,8 +47,10 @@ class Block:
 
 
 class StridedHead:
-    """The Estimator's convolution of the SR picture, of side 9 and stride s, as one of stride 1: the
-    picture comes taken apart by `pixel_unshuffle`, and the kernel has side 3 at x4, 5 at x2 and x3.
+    """The Estimator's 9x9 convolution of stride s of the SR picture, as one of stride 1.
+
+    The picture comes taken apart by `pixel_unshuffle`; the kernel then has side 3 at x4, 5 at x2
+    and x3.
     """
 
     def __init__(self, conv: nn.Conv2d):

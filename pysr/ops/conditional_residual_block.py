@@ -1,8 +1,8 @@
 """DAN's conditional residual block (dan.txt, equation 5), for inference.
 
 The kernels never stretch a constant condition over the picture, nor copy one that is a picture
-beside f; they compute both convolutions by Winograd's method on the CPU, and apply channel attention
-and the residual while the second one is stored.
+beside f; they compute both convolutions by Winograd's method on the CPU, and apply channel
+attention and the residual while the second one is stored.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def conditional_residual_block(
 
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are computed and summed in float32. On the CPU float32 is fastest where f, and a cond that
-    is a picture, are channels last. Other devices, and installations without the compiled extension, run
-    `conditional_residual_block_reference`.
+    is a picture, are channels last. Other devices, and installations without the compiled
+    extension, run `conditional_residual_block_reference`.
 
     Args:
         f: (N, C, H, W), no size empty; float32, bfloat16 or float16; any strides. C, D and the
@@ -104,7 +104,7 @@ def conditional_residual_block_reference(
     gate: Tensor | None = None,
 ) -> Tensor:
     """`conditional_residual_block` in plain torch, as published: a constant condition is stretched
-    over the picture, and any is concatenated. The definition, and what runs where no kernel does."""
+    over the picture, and any is concatenated. The definition, and what runs without kernels."""
     weights = (conv1_weight, conv1_bias, conv2_weight, conv2_bias)
     weights = (*weights, reduce_weight, reduce_bias, expand_weight, expand_bias)
     if f.dtype in HALVES:

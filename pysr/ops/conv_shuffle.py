@@ -82,7 +82,9 @@ def pack_conv_shuffle(weight: Tensor, shuffle: int = 1) -> Tensor:
 def check_weight(weight: Tensor, shuffle: int) -> None:
     check_tensor("weight", weight, DTYPES)
     if weight.ndim != 4 or weight.shape[2] not in SIDES or weight.shape[2] != weight.shape[3]:
-        raise ValueError(f"weight: expected (O, C, 3, 3) or (O, C, 5, 5), got {tuple(weight.shape)}")
+        raise ValueError(
+            f"weight: expected (O, C, 3, 3) or (O, C, 5, 5), got {tuple(weight.shape)}"
+        )
     for letter, size in zip("OC", weight.shape, strict=False):
         if not 1 <= size <= MAX_CHANNELS:
             raise ValueError(f"weight: expected {letter} from 1 to {MAX_CHANNELS}, got {size}")

@@ -1,8 +1,8 @@
 // The tensor core instructions of csrc/cuda/mma.cuh under the emulator.
 //
-// Everything happens as late as the hardware may let it: copies arrive when they are waited for, and
-// a product is added when the last lane of its warp has asked for it, so that a missing wait or
-// barrier shows up as a wrong result.
+// Everything happens as late as the hardware may let it: copies arrive when they are waited for,
+// and a product is added when the last lane of its warp has asked for it, so that a missing wait
+// or barrier shows up as a wrong result.
 #pragma once
 
 #include <array>

@@ -100,8 +100,8 @@ void emulated_pack(const Params& p) {
   }
 }
 
-// Runs a launcher twice, packing for itself and with weights packed before, and ends the test unless
-// both results are the same; once where nothing is packed.
+// Runs a launcher twice, packing for itself and with weights packed before, and ends the test
+// unless both results are the same; once where nothing is packed.
 template <class S, class Params>
 void launch_both_ways(const std::string& what, Params p, std::vector<S>& out,
                       void (*launch)(const Params&), int64_t (*packed_bytes)(const Params&),

@@ -2,8 +2,8 @@
 // winograd_tile.cpp.
 //
 // A constant condition's share of the first convolution is constant too, apart from the border,
-// where zero padding cuts taps off: nine cases, which enter as a bias. A picture is convolved beside
-// f, without a copy of both.
+// where zero padding cuts taps off: nine cases, which enter as a bias. A picture is convolved
+// beside f, without a copy of both.
 //
 // Channel attention wants the mean of the second convolution's output before any of it is stored.
 // That sum is the weights times sums of the hidden features over the pixels that each tap touches:
@@ -79,8 +79,8 @@ class Block {
     }
     packed_ = p.packed == nullptr ? arena_.at(packed) : static_cast<const float*>(p.packed);
     scratch_ = arena_.at(scratch);
-    features_ = pictures(arena_.at(features), hidden_padded_);
-    staged_ = pictures(arena_.at(staged), staged_channels);
+    features_ = dense_pictures(arena_.at(features), p.h, p.w, hidden_padded_);
+    staged_ = dense_pictures(arena_.at(staged), p.h, p.w, staged_channels);
   }
 
   void run() {
@@ -129,11 +129,6 @@ class Block {
 
   int64_t scratch_floats() const {
     return round_up(kernels_.scratch_floats(static_cast<int>(hidden_)), 16);
-  }
-
-  Pictures pictures(float* data, int64_t channels) const {
-    return {{data, static_cast<ptrdiff_t>(p_.w * channels), static_cast<ptrdiff_t>(channels)},
-            p_.h * p_.w * channels};
   }
 
   // A picture as condition comes to lie behind f's channels.

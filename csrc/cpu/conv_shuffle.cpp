@@ -1,8 +1,8 @@
 // Layouts and threads of conv_shuffle; the convolution is in winograd_tile.cpp.
 //
-// Output channels are worked on pixel of the shuffle by pixel, so that the channels which lie side by
-// side in `out` are side by side in a vector too. Any other layout is written number by number from
-// a table of places, which costs less than a second pass over the picture.
+// Output channels are worked on pixel of the shuffle by pixel, so that the channels which lie side
+// by side in `out` are side by side in a vector too. Any other layout is written number by number
+// from a table of places, which costs less than a second pass over the picture.
 #include <cstdint>
 #include <vector>
 
@@ -35,76 +35,90 @@ void pack(const Params& p, const WinogradTile& kernels, int threads, float* to) 
 }
 
 template <class S>
-void convolve(const Params& p) {
-  const WinogradTile kernels = winograd_kernels();
-  const WinogradWeights weights = weights_of(p, kernels);
-  const int64_t products = p.n * p.h * p.w * p.c * p.o * 9;
-  const int threads = products < kSerialProducts ? 1 : std::max(p.threads, 1);
-  const int64_t out_channels = p.o / (p.shuffle * p.shuffle);
-  const int64_t out_h = p.h * p.shuffle, out_w = p.w * p.shuffle;
-  const StridedPictures<S> x{static_cast<S*>(p.x), p.n, p.c, p.h, p.w, p.x_stride};
-  const StridedPictures<S> out{static_cast<S*>(p.out), p.n,          out_channels,
-                               out_h,                  out_w,        p.out_stride};
-  constexpr bool narrow = !std::is_same<S, float>::value;
-  const int64_t padded = round_up(p.c, kernels.lanes);
-  const int64_t scratch_floats = round_up(kernels.scratch_floats(static_cast<int>(p.c)), 16);
-
-  Arena arena;
-  const int64_t packed = arena.reserve(p.packed == nullptr ? weights.floats() : 0);
-  const int64_t scratch = arena.reserve(threads * scratch_floats);
-  const int64_t staged_x =
-      arena.reserve(x.direct(kernels.lanes) ? 0 : p.n * p.h * p.w * padded);
-  const int64_t staged_out = arena.reserve(narrow ? p.n * out_h * out_w * out_channels : 0);
-  arena.take();
-
-  if (p.packed == nullptr) pack<S>(p, kernels, threads, arena.at(packed));
-  Pictures from = x.pictures();
-  if (!x.direct(kernels.lanes)) {
-    from = {{arena.at(staged_x), static_cast<ptrdiff_t>(p.w * padded),
-             static_cast<ptrdiff_t>(padded)},
-            p.h * p.w * padded};
-    x.stage(from, threads);
-  }
-  Pictures to = out.pictures();
-  int64_t channel_step = p.out_stride[1];
-  if (narrow) {
-    to = {{arena.at(staged_out), static_cast<ptrdiff_t>(out_w * out_channels),
-           static_cast<ptrdiff_t>(out_channels)},
-          out_h * out_w * out_channels};
-    channel_step = 1;
+class Convolution {
+ public:
+  explicit Convolution(const Params& p)
+      : p_(p), kernels_(winograd_kernels()), weights_(weights_of(p, kernels_)),
+        out_channels_(p.o / (p.shuffle * p.shuffle)),
+        threads_(products() < kSerialProducts ? 1 : std::max(p.threads, 1)),
+        x_{static_cast<S*>(p.x), p.n, p.c, p.h, p.w, p.x_stride},
+        out_{static_cast<S*>(p.out), p.n, out_channels_, p.h * p.shuffle, p.w * p.shuffle,
+             p.out_stride} {
+    const bool direct = x_.direct(kernels_.lanes);
+    const int64_t padded = round_up(p.c, kernels_.lanes);
+    const int64_t packed = arena_.reserve(p.packed == nullptr ? weights_.floats() : 0);
+    const int64_t scratch = arena_.reserve(threads_ * scratch_floats());
+    const int64_t from = arena_.reserve(direct ? 0 : p.n * p.h * p.w * padded);
+    const int64_t to = arena_.reserve(kNarrow ? p.n * p.h * p.w * p.o : 0);
+    arena_.take();
+    if (p.packed == nullptr) pack<S>(p, kernels_, threads_, arena_.at(packed));
+    packed_ = p.packed == nullptr ? arena_.at(packed) : static_cast<const float*>(p.packed);
+    scratch_ = arena_.at(scratch);
+    from_ = direct ? x_.pictures() : dense_pictures(arena_.at(from), p.h, p.w, padded);
+    to_ = kNarrow ? dense_pictures(arena_.at(to), out_.h, out_.w, out_channels_) : out_.pictures();
+    if (!direct) x_.stage(from_, threads_);
   }
 
-  std::vector<float> bias(weights.padded(), 0.0f);
-  std::vector<ptrdiff_t> places(weights.padded(), 0);
-  const Widened<S> given_bias(p.bias, p.o);
-  const std::vector<int> order = shuffled_order(p);
-  for (int64_t i = 0; i < p.o; ++i) {
-    const int64_t pixel = i / out_channels;
-    bias[i] = given_bias.data()[order[i]];
-    places[i] = i % out_channels * channel_step + pixel / p.shuffle * to.first.row +
-                pixel % p.shuffle * to.first.pixel;
+  void run() const {
+    const int64_t channel_step = kNarrow ? 1 : p_.out_stride[1];
+    const std::vector<float> bias = ordered_bias();
+    const std::vector<ptrdiff_t> places = places_of(channel_step);
+    const bool whole_vectors = channel_step == 1 && out_channels_ % kernels_.lanes == 0;
+    const TileBlocks blocks(kernels_, p_.n, p_.h, p_.w, p_.side, threads_);
+    blocks.run(scratch_, scratch_floats(), [&](TileConvolution& job, int64_t n, int64_t) {
+      job.in = from_.at(n), job.out = to_.at(n);
+      job.out.row *= p_.shuffle, job.out.pixel *= p_.shuffle;
+      job.channels = static_cast<int>(p_.c), job.vectors = weights_.vectors();
+      job.weights = packed_;
+      kernels_.scatter(job, static_cast<int>(p_.side), bias.data(), places.data(),
+                       static_cast<int>(p_.o), whole_vectors);
+    });
+    if (kNarrow) out_.unstage(to_, threads_);
   }
-  const bool whole_vectors = channel_step == 1 && out_channels % kernels.lanes == 0;
-  const float* const packed_weights =
-      p.packed == nullptr ? arena.at(packed) : static_cast<const float*>(p.packed);
-  TileBlocks(kernels, p.n, p.h, p.w, p.side, threads)
-      .run(arena.at(scratch), scratch_floats, [&](TileConvolution& job, int64_t n, int64_t) {
-        job.in = from.at(n);
-        job.out = to.at(n);
-        job.out.row *= p.shuffle, job.out.pixel *= p.shuffle;
-        job.channels = static_cast<int>(p.c), job.vectors = weights.vectors();
-        job.weights = packed_weights;
-        kernels.scatter(job, static_cast<int>(p.side), bias.data(), places.data(),
-                        static_cast<int>(p.o), whole_vectors);
-      });
-  if (narrow) out.unstage(to, threads);
-}
+
+ private:
+  static constexpr bool kNarrow = !std::is_same<S, float>::value;
+
+  int64_t products() const { return p_.n * p_.h * p_.w * p_.c * p_.o * p_.side * p_.side; }
+  int64_t scratch_floats() const {
+    return round_up(kernels_.scratch_floats(static_cast<int>(p_.c)), 16);
+  }
+
+  std::vector<float> ordered_bias() const {
+    const Widened<S> given(p_.bias, p_.o);
+    const std::vector<int> order = shuffled_order(p_);
+    std::vector<float> bias(weights_.padded(), 0.0f);
+    for (int64_t i = 0; i < p_.o; ++i) bias[i] = given.data()[order[i]];
+    return bias;
+  }
+
+  std::vector<ptrdiff_t> places_of(int64_t channel_step) const {
+    std::vector<ptrdiff_t> places(weights_.padded(), 0);
+    for (int64_t i = 0; i < p_.o; ++i) {
+      const int64_t pixel = i / out_channels_;
+      places[i] = i % out_channels_ * channel_step + pixel / p_.shuffle * to_.first.row +
+                  pixel % p_.shuffle * to_.first.pixel;
+    }
+    return places;
+  }
+
+  const Params& p_;
+  const WinogradTile kernels_;
+  const WinogradWeights weights_;
+  const int64_t out_channels_;
+  const int threads_;
+  const StridedPictures<S> x_, out_;
+  Arena arena_;
+  const float* packed_;
+  float* scratch_;
+  Pictures from_, to_;
+};
 
 }  // namespace
 
 void conv_shuffle_cpu(const Params& p) {
   check(p.valid(), "conv_shuffle: sizes, dtype or pointers out of range");
-  dispatch_float(p.dtype, [&](auto type) { convolve<typename decltype(type)::type>(p); });
+  dispatch_float(p.dtype, [&](auto type) { Convolution<typename decltype(type)::type>(p).run(); });
 }
 
 int64_t conv_shuffle_packed_cpu(const Params& p) {

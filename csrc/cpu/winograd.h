@@ -18,7 +18,6 @@
 
 namespace pysr {
 
-constexpr int64_t kWinogradPositions = 36;
 // Below this many products, waking a thread costs more than it saves.
 constexpr int64_t kSerialProducts = 1 << 20;
 
@@ -57,7 +56,7 @@ class WinogradWeights {
 
   int vectors() const { return static_cast<int>(ceil_div(outputs_, kernels_.lanes)); }
   int64_t padded() const { return int64_t{vectors()} * kernels_.lanes; }
-  int64_t floats() const { return kWinogradPositions * channels_ * padded(); }
+  int64_t floats() const { return int64_t{kWinogradPatch * kWinogradPatch} * channels_ * padded(); }
 
   // order: output channel i is taken from weights[order[i]].
   void pack(const float* weights, const std::vector<int>& order, int threads, float* to) const {
@@ -72,12 +71,18 @@ class WinogradWeights {
   const int side_, outputs_, inputs_, channels_;
 };
 
-// A batch of pictures as the inner loops take them: floats, channels side by side, in whole vectors.
+// A batch of pictures as the inner loops take them: floats, channels side by side, in whole
+// vectors.
 struct Pictures {
   Picture first;
   int64_t image;  // floats from one picture to the next
   Picture at(int64_t n) const { return {first.data + n * image, first.row, first.pixel}; }
 };
+
+inline Pictures dense_pictures(float* data, int64_t h, int64_t w, int64_t channels) {
+  return {{data, static_cast<ptrdiff_t>(w * channels), static_cast<ptrdiff_t>(channels)},
+          h * w * channels};
+}
 
 // A tensor (n, c, h, w) of storage type S, and the loops that move it to and from floats.
 template <class S>
@@ -136,7 +141,7 @@ class TileBlocks {
              int threads)
       : n_(n), h_(static_cast<int>(h)), w_(static_cast<int>(w)), together_(kernels.tiles),
         threads_(threads) {
-    const int64_t side = 7 - kernel_side;
+    const int64_t side = winograd_tile_side(static_cast<int>(kernel_side));
     tiles_ = ceil_div(h, side) * ceil_div(w, side);
     blocks_ = ceil_div(tiles_, together_);
   }

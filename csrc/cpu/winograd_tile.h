@@ -7,6 +7,9 @@
 
 namespace pysr {
 
+constexpr int kWinogradPatch = 6;  // side of what a tile sees
+constexpr int winograd_tile_side(int kernel_side) { return kWinogradPatch - kernel_side + 1; }
+
 // A picture of floats, its channels side by side and in whole vectors; steps count floats.
 struct Picture {
   float* data;
@@ -44,8 +47,8 @@ struct WinogradTile {
   // out = f + gate * (convolution + bias), side 3; `out` may be f.
   void (*add_residual)(const TileConvolution& job, const float* bias, const float* gate,
                        const Picture& f);
-  // Output channel i of convolution + bias goes to places[i], counted from the pixel's own; steps of
-  // `out` lead from the places of one pixel to those of the next. Where whole_vectors is true, a
+  // Output channel i of convolution + bias goes to places[i], counted from the pixel's own; steps
+  // of `out` lead from the places of one pixel to those of the next. Where whole_vectors is true, a
   // vector of channels has consecutive places.
   void (*scatter)(const TileConvolution& job, int side, const float* bias, const ptrdiff_t* places,
                   int outputs, bool whole_vectors);

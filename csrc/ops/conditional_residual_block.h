@@ -1,5 +1,5 @@
-// out = f + gate * r,  r = conv2(LeakyReLU(conv1(concat(f, cond)), 0.2)), where cond is a picture or
-// constant over it, both convolutions are 3x3 and zero-padded, and
+// out = f + gate * r,  r = conv2(LeakyReLU(conv1(concat(f, cond)), 0.2)), where cond is a picture
+// or constant over it, both convolutions are 3x3 and zero-padded, and
 //   gate = sigmoid(expand * LeakyReLU(reduce * mean(r), 0.2)),
 // mean over all pixels, one number per channel; a gate that is given stands in for it.
 //
@@ -73,9 +73,9 @@ struct ConditionalResidualBlockParams {
 
 void conditional_residual_block_cpu(const ConditionalResidualBlockParams& p);
 
-// Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills it.
-// Of the params only c, d, constant(), dtype, the two weights and packed matter; what is packed for
-// a constant condition does not serve a picture.
+// Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills
+// it. Of the params only c, d, constant(), dtype, the two weights and packed matter; what is packed
+// for a constant condition does not serve a picture.
 int64_t conditional_residual_block_packed_cpu(const ConditionalResidualBlockParams& p);
 void conditional_residual_block_pack_cpu(const ConditionalResidualBlockParams& p);
 int64_t conditional_residual_block_packed_cuda(const ConditionalResidualBlockParams& p);

@@ -58,12 +58,13 @@ struct ConvShuffleParams {
 
 void conv_shuffle_cpu(const ConvShuffleParams& p);
 
-// Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills it.
-// Of the params only c, o, side, shuffle, dtype, weight and packed matter.
+// Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills
+// it. Of the params only c, o, side, shuffle, dtype, weight and packed matter.
 int64_t conv_shuffle_packed_cpu(const ConvShuffleParams& p);
 void conv_shuffle_pack_cpu(const ConvShuffleParams& p);
 
-// Return a cudaError_t as an int, 0 being success. A call without `packed` packs into its workspace.
+// Return a cudaError_t as an int, 0 being success. A call without `packed` packs into its
+// workspace.
 int conv_shuffle_cuda(const ConvShuffleParams& p, CUstream_st* stream);
 int64_t conv_shuffle_workspace(const ConvShuffleParams& p);
 int64_t conv_shuffle_packed_cuda(const ConvShuffleParams& p);

@@ -1,8 +1,8 @@
 """DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
-What remains in torch is a pass or two over a picture (the skip connection, whitening, averages),
-the border of the published upscaling, and the channel attention of tiled pictures. On GPUs the
-Estimator does as well: it stays in float32, for which cuDNN has tensor cores (TF32) and we do not.
+What remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
+and the border of the published upscaling. On GPUs the Estimator does as well: it stays in float32,
+for which cuDNN has tensor cores (TF32) and we do not.
 """
 
 from __future__ import annotations
@@ -68,6 +68,22 @@ class NativeEngine(TorchEngine):
         for block in self._estimator_body:
             f = block(f, cond)
         return self._estimator_out(f).mean((2, 3))
+
+    @torch.inference_mode()
+    def gates(self, crops: Tensor, code: Tensor, margin: tuple[int, int]) -> list[Tensor]:
+        rows, columns = (slice(m, -m or None) for m in margin)
+        code, gates = self._cast(code), []
+        f = self._head(self._cast(self._placed(crops)))
+        open_gate = code.new_ones(1, f.shape[1])
+        for block, module in zip(self._body, self._restorer.body, strict=True):
+            r = f.clone()
+            for crop in r.split(1):  # one at a time stays in the cache
+                block(crop, code, open_gate)
+            r -= f
+            means = r[..., rows, columns].mean((0, 2, 3), keepdim=True)
+            gates.append(module.body[3](means))
+            f.addcmul_(r, gates[-1])
+        return gates
 
     def describe(self) -> str:
         return f"native kernels in torch {torch.__version__}, {self.precision}, {self.device}"

@@ -30,13 +30,14 @@ def side_by_side(
     operations: int = 0,
     read: int = 0,
     moved: int = 0,
+    dtype: torch.dtype = torch.float32,
     rounds: int = 7,
 ) -> None:
     """Time ours with pytest-benchmark and every peer before each of its rounds; print the ratios.
 
     What the work cannot do without, of which the share of the machine's measured limit is printed:
-    operations counts floating point operations, read and moved count bytes, read alone or read and
-    written.
+    operations counts floating point operations, in dtype; read and moved count bytes, read alone or
+    read and written.
     """
     times: dict[str, list[float]] = {name: [] for name in peers}
 
@@ -53,8 +54,9 @@ def side_by_side(
     benchmark.group = title
     benchmark.pedantic(work, setup=prepare, rounds=rounds, warmup_rounds=1)
     mine = benchmark.stats.stats.median
+    possible = flops(device, dtype) if operations else 1.0
     shares = {
-        "of the matrix product's rate": operations / mine / flops(device) if operations else 0,
+        "of the matrix product's rate": operations / mine / possible,
         "of the read bandwidth": read / mine / read_bandwidth(device) if read else 0,
         "of the copy bandwidth": moved / mine / copy_bandwidth(device) if moved else 0,
     }

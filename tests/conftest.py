@@ -19,11 +19,13 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def cuda() -> torch.device:
+def cuda(monkeypatch) -> torch.device:
+    """The GPU; torch, which we compare with, convolves float32 as such and not as TF32."""
     if not torch.cuda.is_available():
         if os.environ.get("PYSR_REQUIRE_CUDA") == "1":
             pytest.fail("PYSR_REQUIRE_CUDA=1, but torch sees no GPU")
         pytest.skip("no GPU")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     return torch.device("cuda")
 
 

@@ -9,7 +9,8 @@ from pysr.nets.dan import ConditionalResidualBlock
 from pysr.ops import conditional_residual_block, pack_conditional_residual_block
 from pysr.ops.conditional_residual_block import conditional_residual_block_reference
 
-# N, C, D, H, W, R. Sizes around the tiles (4 x 4, 24 at once) and the vectors (4, 8, 16 channels).
+# N, C, D, H, W, R. Sizes around the tiles (4 x 4, 24 at once; 16 x 16 on CUDA) and the vectors (4,
+# 8, 16 channels).
 CASES = [
     (1, 1, 1, 1, 1, 1),
     (2, 3, 2, 1, 7, 5),
@@ -48,6 +49,11 @@ def exact(*tensors):
     return conditional_residual_block_reference(*wide)
 
 
+def narrows(device, dtype):
+    """Tensor cores take the hidden features in dtype."""
+    return device.type == "cuda" and dtype != torch.float32
+
+
 def test_by_hand(device):
     f = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=device)[None, None]
     cond = torch.tensor([[10.0]], device=device)
@@ -80,7 +86,7 @@ def test_matches_reference(case, picture, dtype, device):
     gate = torch.linspace(-1, 2, case[0] * case[1]).view(case[:2]).to(device, dtype)
     for given in (tensors, [*tensors, gate]):
         out = conditional_residual_block(*given)
-        assert_matches(out.cpu(), exact(*given), dtype)
+        assert_matches(out.cpu(), exact(*given), dtype, rounded_between=narrows(device, dtype))
         assert out.is_contiguous()
 
 
@@ -131,7 +137,7 @@ def test_strided_inputs(dtype, device):
         assert out.stride() == torch.empty_like(f).stride(), name
         plain = (f.contiguous(), condition.contiguous(), *plain_weights)
         assert torch.equal(out, conditional_residual_block(*plain)), name
-        assert_matches(out.cpu(), exact(*plain), dtype)
+        assert_matches(out.cpu(), exact(*plain), dtype, rounded_between=narrows(device, dtype))
 
 
 def test_accuracy(device):

@@ -1,13 +1,13 @@
 // conditional_residual_block on CUDA: halves on tensor cores, float32 straight from shared memory.
 //
-// A constant condition enters the first convolution as a bias, from a table of the nine border cases;
-// a picture is convolved after f's channels. Nothing is summed with atomics, so results repeat bit by
-// bit.
+// A constant condition enters the first convolution as a bias, from a table of the nine border
+// cases; a picture is convolved after f's channels. Nothing is summed with atomics, so results
+// repeat bit by bit.
 //
-// Channel attention wants the means of r before any of it is stored. For halves they come, as on the
-// CPU, from sums of the hidden features over the pixels that each tap touches: all of them, or all
-// but a border row or column. The first convolution adds these up as it stores, and the second one
-// stores the block's result. In float32 r is kept until its means are known.
+// Channel attention wants the means of r before any of it is stored. For halves they come, as on
+// the CPU, from sums of the hidden features over the pixels that each tap touches: all of them, or
+// all but a border row or column. The first convolution adds these up as it stores, and the second
+// one stores the block's result. In float32 r is kept until its means are known.
 #include <algorithm>
 #include <cmath>
 
@@ -43,14 +43,14 @@ StridedPicture picture_of_cond(const Params& p) {
 // Where lies what the kernels leave to each other, in bytes from the workspace's start.
 struct Workspace {
   bool halves;
-  int64_t pitch;  // channels of a border case, and of a hidden pixel of halves
-  int64_t parts;  // in which a channel of r is summed, whatever the GPU
-  int64_t cases;  // floats (n, 9, pitch)
-  int64_t gates;  // floats (n, c)
-  int64_t sums;   // floats (n, LineSums::slots, pitch), or in float32 (n, c, parts)
+  int64_t pitch;   // channels of a border case, and of a hidden pixel of halves
+  int64_t parts;   // in which a channel of r is summed, whatever the GPU
+  int64_t cases;   // floats (n, 9, pitch)
+  int64_t gates;   // floats (n, c)
+  int64_t sums;    // floats (n, LineSums::slots, pitch), or in float32 (n, c, parts)
   int64_t hidden;  // halves (n, h, w, pitch), or floats (n, hidden, h, w)
   int64_t r;       // floats (n, c, h, w), in float32 alone
-  int64_t packed, f, cond;  // halves: what was not given in the form that is needed
+  int64_t packed, f, cond;  // halves that were not given in the form that is needed
   int64_t end = 0;
 
   explicit Workspace(const Params& p) : halves(p.dtype != DType::float32) {
@@ -253,8 +253,8 @@ cudaError_t run_float(const Params& p, cudaStream_t stream) {
 struct GateMemory {
   int64_t partial, lines, touched, means, reduced, end;
   GateMemory(const Params& p, const Workspace& place) {
-    partial = 0;  // (segments, pitch), or (outputs, kSegments)
-    lines = partial + kGateThreads * 4;            // (LineSums::lines, pitch)
+    partial = 0;                                      // (segments, pitch)
+    lines = partial + kGateThreads * 4;               // (LineSums::lines, pitch)
     touched = lines + LineSums::lines * place.pitch;  // (hidden, 9)
     means = touched + p.hidden() * 9;
     reduced = means + p.c;

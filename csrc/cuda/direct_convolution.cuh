@@ -1,7 +1,7 @@
 // A zero-padded convolution in float, straight from shared memory, for the operators that have one.
 //
-// A thread keeps four rows of a column of pixels by eight output channels in registers, so that (for
-// 3 x 3 taps) 18 pixels and 72 weights read from shared memory feed 288 products.
+// A thread keeps four rows of a column of pixels by eight output channels in registers, so that
+// 18 pixels and 72 weights read from shared memory feed 288 products, for 3 x 3 taps.
 #pragma once
 
 #include <cstdint>

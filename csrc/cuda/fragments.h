@@ -1,5 +1,5 @@
-// Which lane of a warp holds which element of the matrices of mma.m16n8k16, and how the weights of a
-// convolution lie so that every lane finds its own side by side. Plain functions, so that the
+// Which lane of a warp holds which element of the matrices of mma.m16n8k16, and how the weights of
+// a convolution lie so that every lane finds its own side by side. Plain functions, so that the
 // packing, the emulator and the tests speak of the same map.
 #pragma once
 
@@ -49,8 +49,9 @@ PYSR_HD inline int tiles_for(int64_t columns, int most) {
   return best;
 }
 
-// The weights of a convolution in the order in which they are read: block of columns, two planes of
-// inputs, tap, side, tile, lane, and the lane's four halves of B. What pads columns and planes is 0.
+// The weights of a convolution in the order in which they are read: block of columns, two planes
+// of inputs, tap, side, tile, lane, and the lane's four halves of B. Columns and planes are padded
+// with 0.
 struct PackedWeights {
   int64_t inputs[2];      // channels of the one or two pictures convolved; each starts a plane
   int64_t weight_inputs;  // channels that the weight tensor has
@@ -81,7 +82,7 @@ struct PackedWeights {
     const int64_t subpixels = int64_t{shuffle} * shuffle, channels = outputs / subpixels;
     return column % channels * subpixels + column / channels;
   }
-  // Where in the weight tensor (outputs, weight_inputs, taps) packed half `index` comes from, or -1.
+  // Where in the weight tensor (outputs, weight_inputs, taps) a packed half comes from, or -1.
   PYSR_HD int64_t source(int64_t index) const {
     const Element b = b_element(static_cast<int>(index / 4 % kLanes), static_cast<int>(index % 4));
     index /= 4 * kLanes;

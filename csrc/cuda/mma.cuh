@@ -1,4 +1,4 @@
-// The tensor cores and what feeds them, as every GPU from sm_80 on has it; tests/native emulates it.
+// The tensor cores and what feeds them, as on every GPU from sm_80 on; tests/native emulates it.
 //
 // copy_async and load_pixels move 16 bytes at 16-byte addresses. All lanes of a warp call
 // load_pixels and multiply_add together, and what multiply_add adds up is there after the next

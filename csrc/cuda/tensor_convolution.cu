@@ -1,22 +1,23 @@
-// Convolutions as implicit matrix products on tensor cores: pixels by input channels and taps, times
-// input channels and taps by output channels, added up in float.
+// Convolutions as implicit matrix products on tensor cores: pixels by input channels and taps,
+// times input channels and taps by output channels, added up in float.
 //
-// A block of 8 warps computes 16 x 16 pixels by up to 80 channels (what 64 + 10 channels pad to). It
-// walks through the input channels 16 at a time, two copies of these in shared memory: one arrives
+// A block of 8 warps computes 16 x 16 pixels by up to 80 channels (what 64 + 10 channels pad to).
+// It walks through the input channels 16 at a time, in two stages of shared memory: one arrives
 // while the other is multiplied. A pixel outside the picture arrives as zeros. Weights come packed
-// in the order in which lanes hold them, so they need no ldmatrix.
+// in the order in which lanes hold them, and need no ldmatrix.
 //
 // A warp computes 4 rows of 16 pixels by half of the channels. For one column of taps and 16 input
-// channels it loads the 6 rows of pixels (ldmatrix) that its 4 rows see, and uses each up to three
+// channels it loads the 6 rows of pixels that its 4 rows see (ldmatrix), and uses each up to three
 // times: 6.9 KB of shared memory feed 60 products of 4096 operations each, which at 128 bytes and
-// 2048 operations a cycle is 54 against 120 cycles. Its 4 x 5 x 4 sums, 24 registers of pixels and
-// the weights stay below the 128 registers that let two blocks share a multiprocessor; a step takes
-// 33 KB of shared memory, both copies of both blocks 131 KB of the 164 of sm_80, and one block the
-// 67 KB that sm_120, with 99, can give. Pixels lie in planes of 8 channels, 16 bytes side by side, so
-// that ldmatrix meets every bank once without a swizzle; planes start half a row of banks apart, so
+// 2048 operations a cycle is 54 against 120 cycles. Its 80 sums, 24 registers of pixels and the
+// weights stay within the 128 registers that let two blocks share a multiprocessor. A stage takes
+// 33 KB of shared memory; the two of a block 67 KB, of the 99 KB that sm_120 grants, and those of
+// two blocks 134 KB of sm_80's 164. Pixels lie in planes of 8 channels, 16 bytes side by side, so
+// that ldmatrix meets every bank once without a swizzle; planes start half of the banks apart, so
 // that the copies, which alternate between two planes, do as well.
 //
-// Pictures of less than about 200 tiles leave multiprocessors idle; smaller tiles would help them.
+// All this is reasoned, not measured. Pictures of less than about 200 tiles leave multiprocessors
+// idle; smaller tiles would help them.
 #include "cuda/tensor_convolution.h"
 
 #include "cuda/mma.cuh"
@@ -328,7 +329,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       run;
 }
 
-// Whether `run` neighbouring channels of every pixel of a picture of halves can be accessed at once.
+// Whether `run` neighbouring channels of a pixel of halves can be accessed at once, everywhere.
 bool holds_runs(const void* data, int64_t channels, const int64_t* stride, int run) {
   const auto aligned = [run](int64_t value) { return value % run == 0; };
   return stride[1] == 1 && aligned(channels) && aligned(stride[0]) && aligned(stride[2]) &&
@@ -338,7 +339,8 @@ bool holds_runs(const void* data, int64_t channels, const int64_t* stride, int r
 template <class S, int Side, int Tiles>
 cudaError_t run(const TensorConvolution& p, cudaStream_t stream) {
   const LineSums lines(p.h, p.w);
-  const int64_t blocks = p.weights.blocks(), channels = p.columns / p.weights.shuffle / p.weights.shuffle;
+  const int64_t blocks = p.weights.blocks();
+  const int64_t channels = p.columns / (p.weights.shuffle * p.weights.shuffle);
   const bool runs = holds_runs(p.out, channels, p.out_stride, kRun) &&
                        (p.f == nullptr || holds_runs(p.f, channels, p.f_stride, kRun));
   return launch(convolve_kernel<S, Side, Tiles>, p.n * lines.count(0) * blocks, dim3(kThreads),

@@ -1,7 +1,8 @@
 """DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
 What remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
-and the border of the published upscaling.
+and the border of the published upscaling. On GPUs the Estimator does as well: it stays in float32,
+for which cuDNN has tensor cores (TF32) and we do not.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class NativeEngine(TorchEngine):
 
     @torch.inference_mode()
     def estimate(self, lr: Tensor, sr: Tensor) -> Tensor:
+        if self.device.type != "cpu":
+            return super().estimate(lr, sr)
         estimator = self.model.Estimator
         lr, sr = self._placed(lr), self._placed(sr)
         sr = self._placed(F.pixel_unshuffle(sr, estimator.scale))

@@ -1,8 +1,8 @@
 // The tensor core instructions of csrc/cuda/mma.cuh under the emulator.
 //
-// Everything happens as late as the hardware may let it: copies arrive when they are waited for, and
-// a product is added when the last lane of its warp has asked for it, so that a missing wait or
-// barrier shows up as a wrong result.
+// Everything happens as late as the hardware may let it: copies arrive when they are waited for,
+// and a product is added when the last lane of its warp has asked for it, so that a missing wait
+// or barrier shows up as a wrong result.
 #pragma once
 
 #include <array>
@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <numeric>
 #include <vector>
 
 #include "common/dtype.h"
@@ -48,7 +49,7 @@ float half_of(const uint32_t* registers, int i) {
 
 template <class S>
 void multiply(const Product& product) {
-  float a[16][16], b[16][8];
+  float a[16][16], b[8][16];  // b by columns
   for (int lane = 0; lane < pysr::kLanes; ++lane) {
     const Operands& given = product.lanes[lane];
     for (int i = 0; i < 8; ++i) {
@@ -57,13 +58,14 @@ void multiply(const Product& product) {
     }
     for (int i = 0; i < 4; ++i) {
       const pysr::Element at = pysr::b_element(lane, i);
-      b[at.row][at.column] = half_of<S>(given.b, i);
+      b[at.column][at.row] = half_of<S>(given.b, i);
     }
   }
   for (int lane = 0; lane < pysr::kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) {
       const pysr::Element at = pysr::c_element(lane, i);
-      for (int k = 0; k < 16; ++k) product.lanes[lane].c[i] += a[at.row][k] * b[k][at.column];
+      float& sum = product.lanes[lane].c[i];
+      sum = std::inner_product(a[at.row], a[at.row] + 16, b[at.column], sum);
     }
   }
 }

@@ -100,14 +100,15 @@ void emulated_pack(const Params& p) {
   }
 }
 
-// Runs a launcher twice, packing for itself and with weights packed before, and ends the test unless
-// both results are the same; once where nothing is packed.
+// Runs a launcher twice, packing for itself and with weights packed before, and ends the test
+// unless both results are the same; once where nothing is packed, and for bfloat16, which is packed
+// as float16 is.
 template <class S, class Params>
 void launch_both_ways(const std::string& what, Params p, std::vector<S>& out,
                       void (*launch)(const Params&), int64_t (*packed_bytes)(const Params&),
                       void (*pack)(const Params&)) {
   launch(p);
-  if (packed_bytes(p) == 0) return;
+  if (packed_bytes(p) == 0 || std::is_same<S, BFloat16>::value) return;
   std::vector<S> again(out.size());
   std::vector<unsigned char> packed(static_cast<size_t>(packed_bytes(p)), 0xff);
   p.packed = packed.data();

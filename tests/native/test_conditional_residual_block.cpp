@@ -33,7 +33,7 @@ const Case kCases[] = {
     {1, 34, 6, 5, 3, 3, false, false},  {1, 17, 2, 8, 32, 2, true, false},
     {1, 4, 3, 23, 35, 2, false, false}, {1, 80, 1, 3, 6, 5, true, false},
     {1, 24, 16, 18, 17, 2, true, false, true},  {2, 5, 3, 33, 2, 2, false, false, true},
-    {1, 64, 42, 2, 3, 1, true, true, true},     {1, 40, 33, 1, 2, 1, false, false, true},
+    {1, 16, 67, 2, 3, 1, true, true, true},     {1, 40, 33, 1, 2, 1, false, false, true},
 };
 
 // A value with the sum of the absolute values of what was added up on the way to it, and the

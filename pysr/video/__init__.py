@@ -1,0 +1,1 @@
+"""Video: a clip in, the whole clip out, restored, in sync, resumable."""

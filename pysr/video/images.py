@@ -1,0 +1,1 @@
+"""Image sequences, in and out, in the shape of clips and segments."""

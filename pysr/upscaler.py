@@ -152,6 +152,19 @@ class Upscaler:
         rgb = arrays.unpack(image).rgb
         return [self._estimate(informative_crops(picture[None])) for picture in rgb]
 
+    def restore(self, lr: Tensor, code: Tensor, *, tile: int = TILE) -> Tensor:
+        """Restore with a kernel code that is known: the Restorer's one pass and nothing else.
+
+        Args:
+            lr: (1, 3, H, W) float32 in [0, 1]; the result is on its device.
+            code: (1, m).
+            tile: as for `__call__`.
+        """
+        picture = arrays.unpack(lr)
+        out = picture.empty(*(self.scale * n for n in lr.shape[-2:]))
+        self._restore(picture.rgb, code, tile, picture, out)
+        return out
+
     def _given(self, kernel) -> Estimate:
         kernel = blur.check_kernel(np.asarray(kernel) if not torch.is_tensor(kernel) else kernel)
         code = self.model.encode(kernel[None].to(self.device))

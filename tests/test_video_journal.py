@@ -82,17 +82,15 @@ def test_a_second_job_on_the_target_is_refused_until_the_first_dies(tmp_path):
 
 
 def test_the_digest_notices_every_byte_and_name(tmp_path):
-    file, folder = tmp_path / "clip", tmp_path / "frames"
-    folder.mkdir()
+    file, picture = tmp_path / "clip", tmp_path / "1.png"
     content = bytearray(3 << 20)
     file.write_bytes(content)
-    (folder / "1.png").write_bytes(b"x")
-    digests = {digest(file), digest(folder)}
-    content[3 << 19] = 1
+    picture.write_bytes(b"x")
+    digests = {digest([file]), digest([file, picture])}
     times = file.stat()
+    content[3 << 19] = 1
     file.write_bytes(content)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    digests.add(digest(file))
-    (folder / "1.png").rename(folder / "2.png")
-    digests.add(digest(folder))
+    digests.add(digest([file]))
+    digests.add(digest([file, picture.rename(tmp_path / "2.png")]))
     assert len(digests) == 4

@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from torch import Tensor
 import pysr
 from pysr.engines.onnx_export import OPSET, export_onnx
 from pysr.engines.torch_engine import TorchEngine
-from pysr.nets import DAN
+from pysr.nets import DAN, fingerprint
 
 SMALLEST = 3
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -97,11 +96,8 @@ def exported(model: DAN) -> Path:
     The cache is $PYSR_CACHE, else pysr in $XDG_CACHE_HOME or ~/.cache.
     """
     digest = hashlib.sha256(
-        json.dumps([asdict(model.config), pysr.__version__, torch.__version__, OPSET]).encode()
+        json.dumps([fingerprint(model), pysr.__version__, torch.__version__, OPSET]).encode()
     )
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysr"
     cache = Path(os.environ.get("PYSR_CACHE") or user) / "onnx"
     folder = cache / digest.hexdigest()[:32]

@@ -9,8 +9,8 @@ segment.
         segments/     finished segments, and beside each what is known about it
         work-*/       of one run: what is not finished; the next run removes it
 
-A name appears in segments/ by one rename of a file that is whole and on the disk. Only the holder of
-the lock renames, so that a worker that outlives its job cannot leave anything behind.
+A name appears in segments/ by one rename of a file that is whole and on the disk. Only the holder
+of the lock renames, so that a worker that outlives its job cannot leave anything behind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,20 +38,26 @@ class Journal:
         work: an empty folder for what is not finished, gone when the journal is closed.
     """
 
-    def __init__(self, target: Path, folder: Path, work: Path):
-        self.target, self.folder, self.work = target, folder, work
+    def __init__(self, folder: Path, work: Path, suffix: str):
+        self.folder, self.work, self._suffix = folder, work, suffix
         self._segments = folder / "segments"
         self._segments.mkdir(exist_ok=True)
 
     @classmethod
     @contextlib.contextmanager
     def opened(
-        cls, target: Path, identity: Mapping[str, object], restart: bool = False
+        cls,
+        target: Path,
+        identity: Mapping[str, object],
+        *,
+        suffix: str = "",
+        restart: bool = False,
     ) -> Iterator[Journal]:
         """The journal of a job, begun now or found as an earlier run left it; locked meanwhile.
 
         Args:
             identity: what the result depends on, by names that a user knows, as JSON.
+            suffix: of a segment's name.
             restart: forget what an earlier run has done.
         Raises:
             VideoError: if another process works on this target, or what an earlier run has begun
@@ -69,14 +75,14 @@ class Journal:
             _begin(target, folder, identity, restart)
             work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
             try:
-                yield cls(target, folder, work)
+                yield cls(folder, work, suffix)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
         finally:
             lock.release()
 
     def segment(self, index: int) -> Path:
-        return self._segments / f"{index:06d}"
+        return self._segments / f"{index:06d}{self._suffix}"
 
     def facts(self, index: int) -> dict | None:
         """What was noted with a finished segment; None if it is not finished."""
@@ -108,17 +114,16 @@ class Journal:
             self.folder.rmdir()
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder and their names.
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file, or of several and their names.
 
     Of every byte: one that changed in the middle would else be missed, and half the clip would come
     from another film. Reading and hashing run at 1 GB/s or more, restoring at some MB/s.
     """
     found = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
-        if path.is_dir():
-            found.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        if len(files) > 1:
+            found.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 found.update(block)

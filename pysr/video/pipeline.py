@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
 DEPTH = 3  # frames in a queue: enough to bridge a key frame that takes longer than the others
@@ -24,15 +25,18 @@ B = TypeVar("B")
 class Times:
     """Seconds: elapsed in all; busy in each part; waiting of the model for the other two."""
 
-    elapsed: float
-    decode: float
-    model: float
-    encode: float
-    waiting: float
+    elapsed: float = 0.0
+    decode: float = 0.0
+    model: float = 0.0
+    encode: float = 0.0
+    waiting: float = 0.0
+
+    def __add__(self, other: Times) -> Times:
+        return Times(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Times)))
 
 
 def run(
-    source: Iterable[A],
+    source: Generator[A, None, None],
     work: Callable[[A], B],
     sink: Callable[[Iterator[B]], None],
     depth: int = DEPTH,
@@ -40,7 +44,7 @@ def run(
     """Send everything that `source` yields through `work` into `sink`, in order.
 
     Args:
-        source: iterated in a thread of its own.
+        source: iterated, and closed in the end, in a thread of its own.
         work: called here, once for each item.
         sink: called once, in a thread of its own, with all results as an iterator. That raises in
             the midst of it when another stage failed, so that context managers are left properly.
@@ -64,8 +68,9 @@ def run(
         ended[name] = time.perf_counter() - started
 
     def decode() -> None:
-        for item in source:
-            decoded.put(item)
+        with closing(source):
+            for item in source:
+                decoded.put(item)
         decoded.close()
 
     def restore() -> None:
@@ -73,9 +78,12 @@ def run(
             restored.put(work(item))
         restored.close()
 
+    def encode() -> None:
+        sink(iter(restored))
+
     threads = [
-        threading.Thread(target=guarded, args=("decode", decode), daemon=True),
-        threading.Thread(target=guarded, args=("encode", lambda: sink(iter(restored))), daemon=True),
+        threading.Thread(target=guarded, args=(stage.__name__, stage), daemon=True)
+        for stage in (decode, encode)
     ]
     for thread in threads:
         thread.start()

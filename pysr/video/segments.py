@@ -42,7 +42,8 @@ def plan(frames: int, keys: Sequence[int], length: int = LENGTH) -> list[Segment
     starts = [0]
     while frames - starts[-1] > length + length // 2:
         wished = starts[-1] + length
-        near = keys[bisect_left(keys, wished - length // 2) : bisect_left(keys, wished + length // 2)]
+        reach = (wished - length // 2, wished + length // 2)
+        near = keys[slice(*(bisect_left(keys, end) for end in reach))]
         starts.append(min(near, key=lambda key: abs(key - wished), default=wished))
     stops = [*starts[1:], frames]
     return [Segment(i, *ends) for i, ends in enumerate(zip(starts, stops, strict=True))]

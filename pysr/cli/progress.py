@@ -1,0 +1,85 @@
+"""A video job's progress: a bar on a terminal, lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from pysr.video.job import Progress as State
+
+_EVERY = {"lines": 10.0, "json": 1.0}  # seconds between reports of the same stage
+
+Show = Callable[[State], None]
+
+
+@contextlib.contextmanager
+def shown(form: str) -> Iterator[Show]:
+    """What to give a job as its `progress`. A bar and lines go to stderr, JSON to stdout."""
+    if form == "auto":
+        form = "bar" if Console(stderr=True).is_terminal else "lines"
+    if form == "bar":
+        with _bar() as show:
+            yield show
+    else:
+        yield _seldom(_EVERY[form], _json if form == "json" else _line)
+
+
+def _words(state: State) -> str:
+    fps = f"{state.fps:.1f} fps" if state.fps else ""
+    if state.eta is None:
+        return fps
+    minutes, seconds = divmod(round(state.eta), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{fps} {hours}:{minutes:02}:{seconds:02} left".lstrip()
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Show]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.fields[words]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, words="")
+
+        def show(state: State) -> None:
+            bar.update(
+                task,
+                description=state.stage,
+                completed=state.done,
+                total=state.total or None,
+                words=_words(state),
+            )
+
+        yield show
+
+
+def _line(state: State) -> None:
+    frames = f" {state.done} of {state.total} frames {_words(state)}" if state.total else ""
+    print(f"{state.stage}{frames}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _json(state: State) -> None:
+    print(json.dumps(asdict(state)), flush=True)
+
+
+def _seldom(every: float, show: Show) -> Show:
+    """Each new stage, its last frame, and in between not more than once in `every` seconds."""
+    last = {"stage": "", "time": 0.0}
+
+    def shown_seldom(state: State) -> None:
+        now = time.monotonic()
+        whole = state.total and state.done == state.total
+        if state.stage != last["stage"] or whole or now - last["time"] >= every:
+            last.update(stage=state.stage, time=now)
+            show(state)
+
+    return shown_seldom

@@ -147,10 +147,10 @@ def _on_ray(
             max_task_retries=RETRIES,
         )(_RayWorker)
         work = ray.put(work)
-        pool = ray.util.ActorPool([actor.remote(work) for _ in range(workers)])
+        pool = ray.util.ActorPool([actor.remote() for _ in range(workers)])
         times = Times()
         try:
-            results = pool.map_unordered(lambda each, segment: each.make.remote(segment), segments)
+            results = pool.map_unordered(lambda a, segment: a.make.remote(work, segment), segments)
             for segment, files, facts, taken in results:
                 path = folder / f"{segment.index:06d}"
                 _unpack(files, path)
@@ -169,12 +169,16 @@ def _on_ray(
 
 
 class _RayWorker:
-    def __init__(self, work: Work):
-        check_input(work)
-        self._worker = Worker(work)
+    """What comes by a task is kept by Ray until the task is done, and is there for a second attempt;
+    what comes by a constructor is not. So the model is loaded with the first task."""
 
-    def make(self, segment: Segment) -> tuple[Segment, dict[str, bytes], Facts, Times]:
+    _worker: Worker | None = None
+
+    def make(self, work: Work, segment: Segment) -> tuple[Segment, dict[str, bytes], Facts, Times]:
         """A segment's files come back as bytes: machines share no folder for results."""
+        if self._worker is None:
+            check_input(work)
+            self._worker = Worker(work)
         with tempfile.TemporaryDirectory() as folder:
             segment, path, facts, times = _make_one(self._worker, segment, Path(folder))
             return segment, _pack(path), facts, times

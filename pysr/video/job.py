@@ -198,7 +198,7 @@ def _track(upscaler: Upscaler, clip: Clip, kernel, journal: Journal) -> tuple[Te
     code = journal.noted("track")
     if code is None:
         if kernel is not None:
-            estimate = upscaler.given(kernel)
+            estimate = upscaler._given(kernel)
         else:
             frame = next(read(clip, len(clip) // 2))
             estimate = upscaler.estimates(to_rgb(frame.planes, clip.colour, clip.depth)[None])[0]

@@ -1,8 +1,8 @@
 """What a video file holds, found without decoding it.
 
-A probe demuxes every packet once: the packets are the only honest table of frames and times (headers
-lie about frame counts and rates), and they show a file that ends early before hours are spent on it.
-Only one frame is decoded, for what FFmpeg hands out with frames alone (HDR10, display matrix).
+A probe demuxes every packet once: the packets are the only honest table of frames and times
+(headers lie about counts and rates), and they show a file that ends early before hours are spent on
+it. One frame is decoded, for what FFmpeg hands out with frames alone: HDR10 and the display matrix.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ColourTags:
         matrix: 0 RGB, 1 BT.709, 5 and 6 BT.601, 9 BT.2020 non-constant luminance, 2 unspecified.
         range: 1 limited, 2 full, 0 unspecified.
         primaries, transfer: carried along, never converted.
-        chroma_location: 1 left, 2 centre, 3 top left, 4 top, 5 bottom left, 6 bottom, 0 unspecified.
+        chroma_location: 1 left, 2 centre, 3 top left, 4 top, 5 bottom left, 6 bottom; 0 unspecified.
     """
 
     matrix: int = 2
@@ -123,4 +123,9 @@ def probe(path: str | Path, stream: int | None = None) -> Clip:
         VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution
             that changes on the way; one line that says what to do.
     """
-    raise NotImplementedError
+    from pysr.video import images, probing
+
+    path = Path(path)
+    if images.is_sequence(path):
+        return images.probe(path)
+    return probing.probe(path, stream)

@@ -1,1 +1,192 @@
-"""Image sequences, in and out, in the shape of clips and segments."""
+"""Image sequences, in and out, in the shape of clips and segments.
+
+A sequence is a folder of pictures in natural order (2 before 10), or a printf pattern. It has no
+clock of its own; it runs at 25 frames a second, as FFmpeg reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pysr import pictures
+from pysr.video.clip import Clip, ColourTags, VideoError
+
+RATE = Fraction(25)
+# sRGB: BT.709 primaries (1), IEC 61966-2-1 transfer (13), RGB planes (0) of full range (2).
+_SRGB = ColourTags(matrix=0, range=2, primaries=1, transfer=13)
+_NUMBER = re.compile(r"%(0\d+)?d")
+
+
+def is_sequence(path: Path) -> bool:
+    """Whether a path names an image sequence: a folder, or a pattern such as frames/%05d.png."""
+    return path.is_dir() or _NUMBER.search(path.name) is not None
+
+
+def probe(path: Path) -> Clip:
+    """See `pysr.video.clip.probe`; the first picture sets the size and the depth."""
+    files = _files(path)
+    first = _read(files[0])
+    height, width = first.shape[:2]
+    depth = 8 if first.dtype == np.uint8 else 16
+    alpha = first.ndim == 3 and first.shape[2] == 4
+    count = len(files)
+    return Clip(
+        path=path,
+        stream=-1,
+        codec="png",
+        width=width,
+        height=height,
+        depth=depth,
+        pixel_format="gbrp" if depth == 8 else "gbrp16le",
+        time_base=1 / RATE,
+        rate=RATE,
+        pts=tuple(range(count)),
+        durations=(1,) * count,
+        keys=tuple(range(count)),
+        colour=_SRGB,
+        lost=("transparency",) if alpha else (),
+        files=files,
+    )
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    if path.is_dir():
+        try:
+            return tuple(sorted(pictures.listing(path), key=lambda file: _natural(file.name)))
+        except pictures.PictureError as error:
+            raise VideoError(str(error)) from None
+    head, tail = _NUMBER.split(path.name)[0], _NUMBER.split(path.name)[-1]
+    shape = re.compile(f"{re.escape(head)}(\\d+){re.escape(tail)}")
+    numbered = {}
+    for file in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = shape.fullmatch(file.name)
+        if match and file.name == path.name % int(match[1]):
+            numbered[int(match[1])] = file
+    if not numbered:
+        raise VideoError(f"{path}: no picture fits this pattern")
+    missing = sorted(set(range(min(numbered), max(numbered))) - set(numbered))
+    if missing:
+        raise VideoError(f"{path}: picture {path.name % missing[0]} is missing from the sequence")
+    return tuple(numbered[number] for number in sorted(numbered))
+
+
+def _natural(name: str) -> tuple:
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        return pictures.read(file).pixels
+    except pictures.PictureError as error:
+        raise VideoError(str(error)) from None
+
+
+def decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Numbers and planes (green, blue, red) of a clip's pictures."""
+    for index in range(first, stop):
+        pixels = _read(clip.files[index])
+        if pixels.shape[:2] != (clip.height, clip.width):
+            raise VideoError(
+                f"{clip.files[index]}: expected {clip.width}x{clip.height} as the first picture, "
+                f"got {pixels.shape[1]}x{pixels.shape[0]}"
+            )
+        if clip.depth == 16 and pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.uint16) * 257
+        elif clip.depth == 8 and pixels.dtype == np.uint16:
+            raise VideoError(f"{clip.files[index]}: 16 bits, but the first picture has 8")
+        if pixels.ndim == 2:
+            pixels = np.stack([pixels] * 3, axis=-1)
+        r, g, b = (torch.from_numpy(np.ascontiguousarray(pixels[..., i])) for i in range(3))
+        yield index, (g, b, r)
+
+
+class Folder:
+    """A segment of pictures: a folder that appears whole, or not at all."""
+
+    def __init__(self, path: Path, clip: Clip, size: tuple[int, int], encoding):
+        self._path = path
+        self._levels = 255 if encoding.pixel_format == "rgb24" else 65535
+        self._written = 0
+
+    def __enter__(self) -> Folder:
+        self._exits = contextlib.ExitStack()
+        self._beside = self._exits.enter_context(folder_whole(self._path))
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._exits.__exit__(kind, error, trace)
+
+    def write(self, rgb: Tensor, pts: int) -> None:
+        levels = (rgb.clamp(0, 1) * self._levels).round().to(torch.int32)
+        dtype = np.uint8 if self._levels == 255 else np.uint16
+        pixels = levels.permute(1, 2, 0).cpu().numpy().astype(dtype)
+        picture = pictures.Picture(pixels)
+        pictures.write(self._beside / f"{self._written:08d}.png", picture)
+        self._written += 1
+
+
+@contextlib.contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write to; renamed to it on success, removed on failure."""
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield beside
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o777 & ~mask)
+        if path.is_dir():
+            path.rmdir()  # only an empty one goes
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_target(target: Path) -> None:
+    """Raises VideoError unless the folder of the target is new or empty and can be made."""
+    folder = target if not _NUMBER.search(target.name) else target.parent
+    if _NUMBER.search(target.name) and target.suffix.lower() != ".png":
+        raise VideoError(f"{target}: image sequences are written as PNG; use a .png pattern")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise VideoError(f"{folder}: expected a new or an empty folder for the pictures")
+    if not folder.resolve().parent.is_dir():
+        raise VideoError(f"{folder}: no folder {folder.parent}")
+
+
+def assemble(target: Path, clip: Clip, segments: Sequence[Path]) -> None:
+    """Gather the segments' pictures under the target's names, counted from 1, all or none.
+
+    A folder keeps the names of the pictures that came in, where pictures came in.
+    """
+    check_target(target)
+    files = [file for segment in segments for file in sorted(segment.iterdir())]
+    if len(files) != len(clip):
+        raise VideoError(f"{target}: expected {len(clip)} frames, the segments hold {len(files)}")
+    if _NUMBER.search(target.name):
+        folder, names = target.parent, [target.name % (i + 1) for i in range(len(files))]
+    elif clip.files:
+        folder, names = target, [f"{file.stem}.png" for file in clip.files]
+    else:
+        folder, names = target, [f"{i + 1:06d}.png" for i in range(len(files))]
+    with folder_whole(folder) as beside:
+        for file, name in zip(files, names, strict=True):
+            _link(file, beside / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,20 +1,44 @@
-"""The finished file: the segments' packets at their true times, and all that came with the clip."""
+"""The finished file: the segments' packets at their true times, and all that came with the clip.
+
+Segments count frames; here each packet gets the time its frame has in the clip. Decoding times are
+computed anew for the whole stream, the presentation times in order, shifted by the deepest
+reordering in any segment: so they rise across the joints whatever encoders thought of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pysr.video.clip import Clip
-from pysr.video.writer import Encoding
+from pysr.files import written_whole
+from pysr.video import images
+from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.containers import carried, check_target, copy_stream, others, source
+from pysr.video.encoding import Encoding
+from pysr.video.probing import in_words, is_attached_picture
+from pysr.video.writer import FIRST_PTS, FRAME
+
+__all__ = ["assemble", "check_target"]
+
+# What describes the old file and not the film; the muxer writes its own.
+_TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"}
+_STATISTICS = ("duration", "bps", "number_of_frames", "number_of_bytes", "_statistics_")
+# Tags that MP4 and QuickTime have places of their own for; with any other, all go to free ones.
+_MP4_TAGS = set(
+    "title artist album album_artist composer comment copyright date description genre grouping "
+    "lyrics show synopsis track creation_time".split()
+)
+_MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
 
 
-def check_target(target: str | Path, clip: Clip, encoding: Encoding) -> tuple[str, ...]:
-    """Refuse, before the work, a target that cannot hold the clip; what it will lose, in words.
-
-    Raises VideoError, one line naming the stream and a container that can.
-    """
-    raise NotImplementedError
+@dataclass(frozen=True)
+class _Segment:
+    path: Path
+    first: int  # number of its first frame in the clip
+    frames: int
+    reordering: int  # how many packets a frame comes after its turn, at most
 
 
 def assemble(
@@ -30,4 +54,176 @@ def assemble(
     Raises:
         VideoError: as `check_target`, and for frames that are missing or too many.
     """
-    raise NotImplementedError
+    target = Path(target)
+    losses = check_target(target, clip, encoding)
+    if encoding.images:
+        images.assemble(target, clip, [Path(segment) for segment in segments])
+        return losses
+    measured = _measured(target, clip, segments)
+    try:
+        with written_whole(target) as beside, source(clip) as opened:
+            _write(beside, target.suffix, opened, clip, measured)
+            return (*losses, *_changes(beside, target.suffix, opened, clip))
+    except pyav().FFmpegError as error:
+        raise VideoError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:
+    measured, first = [], 0
+    for path in map(Path, segments):
+        with pyav().open(path) as container:
+            numbers = [_number(p) for p in container.demux(video=0) if p.pts is not None]
+            stated = container.metadata.get(FIRST_PTS)
+        if sorted(numbers) != list(range(len(numbers))):
+            raise VideoError(f"{path}: a segment with missing frames; delete it to make it again")
+        if first < len(clip) and stated != str(clip.pts[first]):
+            raise VideoError(f"{path}: expected the segment of frame {first}, this is another one")
+        reordering = max((i - number for i, number in enumerate(numbers)), default=0)
+        measured.append(_Segment(path, first, len(numbers), reordering))
+        first += len(numbers)
+    if first != len(clip):
+        raise VideoError(f"{target}: expected {len(clip)} frames, the segments hold {first}")
+    return measured
+
+
+def _number(packet) -> int:
+    return round(packet.pts * packet.time_base / FRAME)
+
+
+def _write(path: Path, suffix: str, opened, clip: Clip, segments: list[_Segment]) -> None:
+    av = pyav()
+    options = _muxer_options(suffix, opened)
+    with av.open(path, "w", container_options=options) as container, av.open(
+        segments[0].path
+    ) as template:
+        copies = _streams(container, suffix, opened, clip, template.streams.video[0])
+        video = copies.pop(clip.stream)
+        headers = template.streams.video[0].codec_context.extradata
+        packets = [_video_packets(clip, segments, video, headers)]
+        if opened is not None:
+            container.metadata.update(_kept(opened.metadata))
+            container.set_chapters(opened.chapters())
+            packets.append(_copied_packets(opened, copies))
+        for packet in heapq.merge(*packets, key=_seconds):
+            container.mux(packet)
+
+
+def _muxer_options(suffix: str, opened) -> dict[str, str]:
+    if suffix.lower() == ".mkv":
+        return {"default_mode": "passthrough"}  # else the first tracks become the default ones
+    free = opened is not None and set(_kept(opened.metadata)) - _MP4_TAGS
+    if suffix.lower() in _MP4_SUFFIXES and free:
+        return {"movflags": "use_metadata_tags"}
+    return {}
+
+
+def _kept(metadata: dict[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name.lower() not in _TECHNICAL and not name.lower().startswith(_STATISTICS)
+    }
+
+
+def _streams(container, suffix: str, opened, clip: Clip, template) -> dict:
+    """The target's streams by their number in the source, in the source's order."""
+    copies = {}
+    keep = {stream.index: stream for stream in carried(suffix, opened, clip)}
+    for index in sorted({clip.stream, *keep}):
+        if index == clip.stream:
+            copies[index] = _video_stream(container, suffix, opened, clip, template)
+            continue
+        copy = copy_stream(container, keep[index])
+        if copy is None:
+            _attach_picture(container, clip, keep[index])
+        else:
+            copy.metadata.update(_kept(keep[index].metadata))
+            copies[index] = copy
+    return copies
+
+
+def _video_stream(container, suffix: str, opened, clip: Clip, template):
+    video = container.add_stream_from_template(template, opaque=True)
+    video.time_base = clip.time_base
+    video.codec_context.framerate = clip.rate
+    if suffix.lower() in _MP4_SUFFIXES and template.codec_context.name == "hevc":
+        video.codec_context.codec_tag = "hvc1"  # Apple's players know no other
+    if clip.display_matrix is not None:
+        video.set_display_matrix(_scaled(clip.display_matrix, template.width / clip.width))
+    if opened is not None:
+        origin = opened.streams[clip.stream]
+        video.disposition = origin.disposition
+        video.metadata.update(_kept(origin.metadata))
+    return video
+
+
+def _scaled(matrix: tuple[int, ...], scale: float) -> tuple[int, ...]:
+    """A display matrix for a larger picture: what it shifts, it shifts by more."""
+    return (*matrix[:6], round(matrix[6] * scale), round(matrix[7] * scale), matrix[8])
+
+
+def _attach_picture(container, clip: Clip, stream) -> None:
+    with pyav().open(clip.path, metadata_errors="replace") as again:
+        picture = next(bytes(p) for p in again.demux(stream.index) if p.size)
+    kind = {"mjpeg": "jpeg"}.get(stream.codec_context.name, stream.codec_context.name)
+    name = stream.metadata.get("filename", f"cover.{kind.replace('jpeg', 'jpg')}")
+    container.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), picture)
+
+
+def _video_packets(clip: Clip, segments: list[_Segment], stream, headers) -> Iterator:
+    depth = max(segment.reordering for segment in segments)
+    for segment in segments:
+        with pyav().open(segment.path) as container:
+            if container.streams.video[0].codec_context.extradata != headers:
+                raise VideoError(f"{segment.path}: encoded in another way than the segments before")
+            kept = (p for p in container.demux(video=0) if p.pts is not None)
+            for turn, packet in enumerate(kept, segment.first):
+                number = segment.first + _number(packet)
+                packet.stream = stream
+                packet.time_base = clip.time_base
+                packet.pts, packet.duration = clip.pts[number], clip.durations[number]
+                early = depth - turn
+                packet.dts = (
+                    clip.pts[0] - early * clip.durations[0] if early > 0 else clip.pts[turn - depth]
+                )
+                yield packet
+
+
+def _copied_packets(opened, copies: dict) -> Iterator:
+    keep = pyav().stream.Discard
+    for stream in opened.streams:
+        stream.discard = keep.default if stream.index in copies else keep.all
+    for packet in opened.demux():
+        if packet.size == 0 and packet.pts is None:
+            continue  # what flushes decoders
+        if packet.stream_index in copies:
+            packet.stream = copies[packet.stream_index]
+            yield packet
+
+
+def _seconds(packet) -> float:
+    time = packet.pts if packet.dts is None else packet.dts
+    return float("-inf") if time is None else float(time * packet.time_base)
+
+
+def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
+    """What the finished file holds differently from the source, found by reading it."""
+    if opened is None:
+        return []
+    changes = []
+    with pyav().open(path, metadata_errors="replace") as written:
+        kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
+        pairs = zip([s for s in opened.streams if s.index in kept], written.streams, strict=False)
+        for before, after in pairs:
+            if before.disposition != after.disposition and not is_attached_picture(before):
+                changes.append(f"{in_words(before)}: disposition {before.disposition!r} is lost")
+            if (before.language or "und") != (after.language or "und"):
+                changes.append(f"{in_words(before)}: its language is lost")
+            if before.metadata.get("title") != after.metadata.get("title"):
+                changes.append(f"{in_words(before)}: its title is lost")
+        if len(opened.chapters()) != len(written.chapters()):
+            changes.append("chapters are lost")
+        names = {name.lower() for name in written.metadata}
+        gone = [name for name in _kept(opened.metadata) if name.lower() not in names]
+        changes += [f"the tag {name} is lost" for name in gone]
+    return changes

@@ -1,18 +1,22 @@
 """Frames of a clip, exactly those asked for.
 
 Decoding starts at the key frame before the first one asked for, and every frame that the packets
-promise has to come out, in order, with its own time: decoders conceal damage, and what they make up
-is not passed off as whole.
+promise has to come out, in order, at its own time. Decoders conceal damage and skip what they cannot
+decode; neither is passed off as whole.
 """
 
 from __future__ import annotations
 
+import contextlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from pysr.video.clip import Clip
+from pysr.video import images, planes
+from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.probing import changed_size
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Frame:
     Attributes:
         index: its number in the clip, from 0.
         pts, duration: in the clip's time base.
-        planes: luma and two chroma planes, (H, W) and (h, w), uint8 up to 8 bits, else uint16; of an
-            RGB format green, blue and red.
+        planes: luma and two chroma planes, (H, W) and (h, w), uint8 of 8 bits, else uint16; of RGB
+            green, blue and red.
     """
 
     index: int
@@ -38,4 +42,76 @@ def read(clip: Clip, first: int = 0, stop: int | None = None) -> Iterator[Frame]
     Raises:
         VideoError: a frame that is missing, damaged, interlaced or of another size, by its number.
     """
-    raise NotImplementedError
+    stop = len(clip) if stop is None else stop
+    if not 0 <= first <= stop <= len(clip):
+        raise VideoError(
+            f"{clip.path}: frames {first} to {stop}: the clip has frames 0 to {len(clip)}"
+        )
+    source = images.decoded if clip.files else _decoded
+    for index, taken in source(clip, first, stop):
+        yield Frame(index, clip.pts[index], clip.durations[index], taken)
+
+
+def _decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
+    """Numbers and planes, from the nearest key frame that leads to `first` undamaged.
+
+    A key frame may be only a point that decoding recovers at (open and rolling refresh); a straight
+    decode is then exact where one from there is not, so that earlier ones are tried.
+    """
+    expected = first
+    usable = bisect_right(clip.keys, first)
+    while expected < stop:
+        key = clip.keys[usable - 1] if usable > 0 else 0
+        try:
+            with contextlib.closing(_from_key(clip, key, expected, stop)) as frames:
+                for index, taken in frames:
+                    yield index, taken
+                    expected = index + 1
+        except _Damaged as problem:
+            if expected > first or key == 0:
+                raise VideoError(f"{clip.path}: frame {problem}") from None
+            usable -= 1
+
+
+class _Damaged(Exception):
+    """What is wrong with a frame, beginning with its number."""
+
+
+def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
+    av = pyav()
+    expected = first
+    with av.open(clip.path, metadata_errors="replace") as container:
+        stream = container.streams[clip.stream]
+        stream.thread_type = "AUTO"
+        for other in container.streams:
+            if other.index != clip.stream:
+                other.discard = av.stream.Discard.all
+        if key > 0:
+            container.seek(clip.pts[key], stream=stream)
+        try:
+            for frame in container.decode(stream):
+                if expected == stop:
+                    return
+                if frame.pts is None or frame.pts < clip.pts[expected]:
+                    continue
+                _check(clip, frame, expected)
+                yield expected, planes.from_frame(frame)
+                expected += 1
+        except av.FFmpegError as error:
+            raise _Damaged(f"{expected} cannot be decoded ({error.strerror})") from None
+    if expected < stop:
+        raise _Damaged(f"{expected} is missing: the file is damaged or truncated")
+
+
+def _check(clip: Clip, frame, expected: int) -> None:
+    if (frame.width, frame.height) != (clip.width, clip.height):
+        raise VideoError(changed_size(clip, frame, f"at frame {expected}"))
+    if frame.interlaced_frame:
+        raise VideoError(
+            f"{clip.path}: frame {expected} is interlaced; deinterlace the clip first, "
+            "for example: ffmpeg -i IN -vf bwdif -c:a copy OUT"
+        )
+    if frame.pts != clip.pts[expected]:
+        raise _Damaged(f"{expected} is missing: the file is damaged there")
+    if frame.is_corrupt:
+        raise _Damaged(f"{expected} is damaged")

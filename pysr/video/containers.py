@@ -1,0 +1,157 @@
+"""What a target's container can hold, found by asking it.
+
+No table of containers and codecs is kept here: each stream is offered to FFmpeg's muxer, which
+writes a header to memory or says no.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from pysr.video import images
+from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.encoding import Encoding
+from pysr.video.planes import layout
+from pysr.video.probing import in_words, is_attached_picture
+
+_CANDIDATES = (".mkv", ".mp4", ".mov", ".nut")
+_MATROSKA = ("matroska", "webm")
+
+
+@contextlib.contextmanager
+def source(clip: Clip) -> Iterator:
+    """The clip's file, opened; None for pictures."""
+    if clip.files:
+        yield None
+        return
+    with pyav().open(clip.path, metadata_errors="replace") as container:
+        yield container
+
+
+def check_target(target: str | Path, clip: Clip, encoding: Encoding) -> tuple[str, ...]:
+    """Refuse, before the work, a target that cannot hold the clip; what it will lose, in words.
+
+    Raises VideoError, one line naming the stream and a container that can.
+    """
+    target = Path(target)
+    if encoding.images:
+        images.check_target(target)
+        words = (f"{other}: an image sequence holds pictures only" for other in clip.others)
+        return (*clip.lost, *words)
+    folder = target.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise VideoError(f"{target}: {folder} is not a folder that can be written to")
+    if target.is_dir():
+        raise VideoError(f"{target}: expected a file, this is a folder")
+    if target.exists() and target.samefile(clip.path):
+        raise VideoError(f"{target}: the result would overwrite its source")
+    with source(clip) as opened:
+        refused, left_out = _refused(target.suffix, opened, clip, encoding)
+        if refused:
+            fitting = (s for s in _CANDIDATES if not _refused(s, opened, clip, encoding)[0])
+            better = next(fitting, None)
+            remedy = f"a name ending in {better} can" if better else "remove that stream first"
+            raise VideoError(f"{target}: {target.suffix} cannot hold {refused[0]}; {remedy}")
+    return (*_losses(target.suffix, clip, encoding), *left_out)
+
+
+def _refused(suffix: str, opened, clip: Clip, encoding: Encoding) -> tuple[list, list]:
+    """Streams that the container does not take, in words; and those that it may go without."""
+    refused, left_out = [], []
+    if _time_base(suffix, clip, encoding) is None:
+        refused.append(f"video {encoding.codec} {encoding.pixel_format}")
+    for stream in others(opened, clip):
+        if _accepts(suffix, lambda container, stream=stream: copy_stream(container, stream)):
+            continue
+        if stream.type == "data":
+            left_out.append(f"{in_words(stream)}: {suffix} does not hold it")
+        else:
+            refused.append(in_words(stream))
+    return refused, left_out
+
+
+def others(opened, clip: Clip) -> list:
+    """Streams to copy: all but the one worked on, and tracks that repeat the chapters."""
+    if opened is None:
+        return []
+    chapters = bool(opened.chapters())
+    return [
+        stream
+        for stream in opened.streams
+        if stream.index != clip.stream
+        and not (chapters and stream.type == "data" and stream.name == "bin_data")
+    ]
+
+
+def carried(suffix: str, opened, clip: Clip) -> list:
+    """The streams among `others` that a container takes."""
+    return [
+        stream
+        for stream in others(opened, clip)
+        if _accepts(suffix, lambda container, stream=stream: copy_stream(container, stream))
+    ]
+
+
+def copy_stream(container, stream):
+    """Add a stream like another one to a container; its packets are to be muxed unchanged.
+
+    Returns None where the header holds all of it: Matroska keeps cover pictures as attachments.
+    """
+    if stream.type == "attachment":
+        return container.add_attachment(
+            stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
+        )
+    if is_attached_picture(stream) and container.format.name in _MATROSKA:
+        return None
+    copy = container.add_stream_from_template(stream, opaque=True)
+    copy.disposition = stream.disposition
+    copy.time_base = stream.time_base
+    return copy
+
+
+def _accepts(suffix: str, add: Callable) -> bool:
+    return _written_header(suffix, add) is not None
+
+
+def _time_base(suffix: str, clip: Clip, encoding: Encoding) -> Fraction | None:
+    """The unit of time of the video in a container, or None when it does not take the codec."""
+
+    def add(container):
+        stream = container.add_stream(encoding.codec)
+        encoding.configure(stream.codec_context, clip, (256, 256))
+        stream.time_base = clip.time_base
+        return stream
+
+    return _written_header(suffix, add)
+
+
+def _written_header(suffix: str, add: Callable) -> Fraction | None:
+    memory = io.BytesIO()
+    memory.name = f"trial{suffix}"  # FFmpeg chooses the container by it
+    try:
+        with pyav().open(memory, "w") as container:
+            stream = add(container)
+            container.start_encoding()
+            return stream.time_base if stream is not None else Fraction(1)
+    except (pyav().FFmpegError, ValueError):
+        return None
+
+
+def _losses(suffix: str, clip: Clip, encoding: Encoding) -> tuple[str, ...]:
+    losses = list(clip.lost)
+    time_base = _time_base(suffix, clip, encoding)
+    if any((pts * clip.time_base / time_base).denominator > 1 for pts in clip.pts):
+        losses.append(f"times are rounded to {float(time_base):g} s, the unit of {suffix}")
+    depth = layout(encoding.pixel_format).depth
+    if depth < clip.depth:
+        losses.append(f"{clip.depth} bits a sample become {depth}")
+    if clip.hdr is not None and not encoding.carries_hdr():
+        losses.append(f"HDR10 metadata: {encoding.codec} does not write it")
+    if clip.hdr is not None and bool(clip.hdr.primaries) != bool(clip.hdr.luminance):
+        losses.append("HDR10 mastering display: only half of it is stated")
+    return tuple(losses)

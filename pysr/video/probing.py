@@ -1,0 +1,274 @@
+"""Probing a video file: one pass over its packets, one decoded frame."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+
+from pysr.video import sidedata
+from pysr.video.clip import Clip, ColourTags, VideoError, pyav
+from pysr.video.colour import check_tags, resolved
+from pysr.video.planes import layout
+
+# How far the packets may end before the time that the header states: headers are rounded.
+_SLACK_SECONDS = 0.25
+_PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown or progressive
+
+
+@dataclass
+class _Packets:
+    """The packets of the video stream, in the order they are decoded in."""
+
+    pts: list[int] = field(default_factory=list)
+    keys: list[bool] = field(default_factory=list)
+    undecodable: int = 0  # before the first key frame
+    last_duration: int = 0
+    end: Fraction = Fraction(0)  # of all streams, in seconds
+
+
+def probe(path: Path, index: int | None) -> Clip:
+    """See `pysr.video.clip.probe`."""
+    av = pyav()
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            stream = _choose(path, container, index)
+            clip = _header(path, container, stream)
+            clip = _with_first_frame(clip, stream)
+        with av.open(path, metadata_errors="replace") as container:
+            packets = _packets(path, container, clip)
+            _check_whole(path, container, packets)
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path}: not readable as video: {error.strerror} (damaged, truncated or no video?)"
+        ) from None
+    return _with_times(clip, packets)
+
+
+def _choose(path: Path, container, index: int | None):
+    """The video stream to work on; cover pictures do not count."""
+    videos = [s for s in container.streams.video if not is_attached_picture(s)]
+    if not videos:
+        kinds = sorted({s.type for s in container.streams})
+        raise VideoError(f"{path}: expected a video stream, the file has {', '.join(kinds)} only")
+    if index is None:
+        best = container.streams.best("video")
+        return best if best in videos else videos[0]
+    chosen = next((s for s in videos if s.index == index), None)
+    if chosen is None:
+        numbers = ", ".join(str(s.index) for s in videos)
+        raise VideoError(f"{path}: stream {index} is no video stream; choose one of {numbers}")
+    return chosen
+
+
+def is_attached_picture(stream) -> bool:
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _header(path: Path, container, stream) -> Clip:
+    """What the container's header says."""
+    context = stream.codec_context
+    if context is None:
+        raise VideoError(f"{path}: FFmpeg cannot decode the codec of stream {stream.index}")
+    if context.pix_fmt is None or not context.width or not context.height:
+        raise VideoError(f"{path}: stream {stream.index} holds no frame that can be decoded")
+    if context.field_order not in _PROGRESSIVE:
+        raise _interlaced(path)
+    format_ = layout(context.pix_fmt)
+    colour = ColourTags(
+        matrix=0 if format_.rgb else context.colorspace,
+        range=2 if context.pix_fmt.startswith("yuvj") else context.color_range,
+        primaries=context.color_primaries,
+        transfer=context.color_trc,
+        chroma_location=sidedata.chroma_location(container, stream.index),
+    )
+    check_tags(colour)
+    return Clip(
+        path=path,
+        stream=stream.index,
+        codec=context.name,
+        width=context.width,
+        height=context.height,
+        depth=format_.depth,
+        pixel_format=context.pix_fmt,
+        time_base=stream.time_base,
+        rate=stream.average_rate or stream.guessed_rate or Fraction(0),
+        pts=(),
+        durations=(),
+        keys=(),
+        sample_aspect=stream.sample_aspect_ratio or Fraction(1),
+        colour=resolved(colour, context.height),
+        others=_others(container, stream),
+        lost=("transparency",) if format_.alpha else (),
+    )
+
+
+def _interlaced(path: Path) -> VideoError:
+    return VideoError(
+        f"{path}: the video is interlaced; deinterlace it first, "
+        "for example: ffmpeg -i IN -vf bwdif -c:a copy OUT"
+    )
+
+
+def _others(container, stream) -> tuple[str, ...]:
+    words = [in_words(s) for s in container.streams if s.index != stream.index]
+    chapters = len(container.chapters())
+    return (*words, f"{chapters} chapters") if chapters else tuple(words)
+
+
+def in_words(stream) -> str:
+    """A stream as a user would name it: stream 2: audio aac, fra."""
+    codec = stream.codec_context.name if stream.codec_context else getattr(stream, "name", None)
+    parts = [f"{stream.type} {codec or ''}".strip()]
+    if stream.language not in (None, "und"):
+        parts.append(stream.language)
+    if is_attached_picture(stream):
+        parts.append("cover picture")
+    return f"stream {stream.index}: {', '.join(parts)}"
+
+
+def _with_first_frame(clip: Clip, stream) -> Clip:
+    frame = next(iter(stream.container.decode(stream)), None)
+    if frame is None:
+        raise VideoError(f"{clip.path}: stream {stream.index} holds no frames")
+    if frame.interlaced_frame:
+        raise _interlaced(clip.path)
+    return replace(
+        clip,
+        display_matrix=sidedata.display_matrix(frame),
+        rotation=frame.rotation % 360,
+        hdr=sidedata.hdr(frame),
+        lost=clip.lost + sidedata.lost(frame),
+    )
+
+
+def _packets(path: Path, container, clip: Clip) -> _Packets:
+    found = _Packets()
+    size = _SizeChanges(container.streams[clip.stream], clip)
+    for packet in container.demux():
+        if packet.pts is None and packet.dts is None:
+            continue  # what flushes decoders, and attachments
+        if packet.pts is None:
+            if packet.stream_index == clip.stream:
+                raise VideoError(
+                    f"{path}: packets without times; remux it first: "
+                    "ffmpeg -fflags +genpts -i IN -map 0 -c copy OUT.mkv"
+                )
+            continue
+        duration = packet.duration or 0
+        found.end = max(found.end, (packet.pts + duration) * packet.time_base)
+        if packet.stream_index != clip.stream or packet.is_discard:
+            continue
+        if packet.is_corrupt:
+            raise VideoError(
+                f"{path}: damaged or truncated at {float(packet.pts * packet.time_base):.3f} s; "
+                "copy the file again, or cut it before that time"
+            )
+        if not found.keys and not packet.is_keyframe:
+            found.undecodable += 1
+            continue
+        size.check(packet)
+        found.pts.append(packet.pts)
+        found.keys.append(packet.is_keyframe)
+        found.last_duration = duration
+    return found
+
+
+class _SizeChanges:
+    """Notices a resolution that changes on the way, where new codec headers announce it.
+
+    Only such key frames are decoded; `pysr.video.reader` looks at the size of every frame.
+    """
+
+    def __init__(self, stream, clip: Clip):
+        self._clip = clip
+        self._stream = stream
+        self._headers = None
+        self._extract = None
+        # avcC and hvcC (which begin with 1): the headers are in the container, not in the packets.
+        if not (stream.codec_context.extradata or b"").startswith(b"\x01"):
+            with contextlib.suppress(pyav().FFmpegError):  # a codec without such headers
+                self._extract = pyav().bitstream.BitStreamFilterContext("extract_extradata", stream)
+
+    def check(self, packet) -> None:
+        if not packet.is_keyframe:
+            return
+        headers = self._headers_of(packet)
+        if headers is None or headers == self._headers:
+            return
+        changed, self._headers = self._headers is not None, headers
+        if changed:
+            self._compare(packet)
+
+    def _headers_of(self, packet) -> bytes | None:
+        if packet.has_sidedata("new_extradata"):
+            return bytes(packet.get_sidedata("new_extradata"))
+        if self._extract is None:
+            return None
+        copy = pyav().Packet(bytes(packet))
+        copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+        for filtered in self._extract.filter(copy):
+            if filtered.has_sidedata("new_extradata"):
+                return bytes(filtered.get_sidedata("new_extradata"))
+        return None
+
+    def _compare(self, packet) -> None:
+        decoder = pyav().CodecContext.create(self._stream.codec_context.codec.name, "r")
+        decoder.extradata = self._stream.codec_context.extradata
+        for frame in decoder.decode(packet) + decoder.decode(None):
+            if (frame.width, frame.height) != (self._clip.width, self._clip.height):
+                at = float(packet.pts * packet.time_base)
+                raise VideoError(changed_size(self._clip, frame, f"at {at:.3f} s"))
+
+
+def changed_size(clip: Clip, frame, where: str) -> str:
+    return (
+        f"{clip.path}: the resolution changes {where} from {clip.width}x{clip.height} to "
+        f"{frame.width}x{frame.height}; cut the file there and upscale the parts"
+    )
+
+
+def _check_whole(path: Path, container, packets: _Packets) -> None:
+    """A file that ends before what its index or its header promises is truncated."""
+    ends = [e.pos + e.size for s in container.streams for e in s.index_entries if e.size]
+    if ends and max(ends) > container.size:
+        raise VideoError(
+            f"{path}: truncated: the index promises {max(ends)} bytes, the file has "
+            f"{container.size}; copy the file again"
+        )
+    if not ends and container.duration is not None:
+        stated = Fraction(container.duration, 1_000_000)
+        if packets.end + Fraction(_SLACK_SECONDS) < stated:
+            raise VideoError(
+                f"{path}: truncated: the header states {float(stated):.2f} s, the packets end at "
+                f"{float(packets.end):.2f} s; copy the file again, or remux it to work on what is "
+                "there: ffmpeg -i IN -map 0 -c copy OUT"
+            )
+
+
+def _with_times(clip: Clip, packets: _Packets) -> Clip:
+    if not packets.pts:
+        raise VideoError(f"{clip.path}: stream {clip.stream} holds no frames")
+    order = sorted(range(len(packets.pts)), key=packets.pts.__getitem__)
+    pts = tuple(packets.pts[i] for i in order)
+    # Packets' own durations follow the decoding order in some containers; times do not.
+    durations = [after - before for before, after in zip(pts, pts[1:], strict=False)]
+    if 0 in durations:
+        at = float(pts[durations.index(0)] * clip.time_base)
+        raise VideoError(
+            f"{clip.path}: two frames share the time {at:.3f} s; re-encode the clip first"
+        )
+    rate = clip.rate or (1 / (durations[0] * clip.time_base) if durations else Fraction(25))
+    durations.append(packets.last_duration or round(1 / rate / clip.time_base))
+    undecodable = f"{packets.undecodable} frames before the first key frame"
+    return replace(
+        clip,
+        pts=pts,
+        durations=tuple(durations),
+        keys=tuple(n for n, i in enumerate(order) if packets.keys[i]),
+        rate=rate,
+        lost=clip.lost + ((undecodable,) if packets.undecodable else ()),
+    )

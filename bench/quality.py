@@ -20,7 +20,7 @@ from pysr import nets, pictures
 from pysr.arrays import unpack
 from pysr.degrade import to_8bit
 from pysr.evaluate import cases, psnr
-from pysr.upscaler import ESTIMATE_CROP, ESTIMATE_CROPS
+from pysr.tiling import ESTIMATE_CROP, ESTIMATE_CROPS
 
 
 def main() -> None:

@@ -64,6 +64,10 @@ class Unpacked:
             rgb = rgb.clamp(0, 1).mean(1, keepdim=True)
         out[:, : min(self.channels, 3), window[0], window[1]] = self.quantised(rgb)
 
+    def like(self, x: Tensor):
+        """A finding beside the picture: a tensor on its device for a torch picture, else numpy."""
+        return x.to(self.rgb.device) if self.batched else x.numpy()
+
     def pack(self, out: Tensor) -> object:
         """`out`, filled, as the user's own type and layout."""
         if self.batched:
@@ -106,7 +110,7 @@ def unpack(image) -> Unpacked:
     if tensor.numel() == 0:
         raise ValueError(f"image: expected at least one pixel, got shape {tuple(tensor.shape)}")
     if tensor.dtype in _LEVELS:
-        values = tensor.to(torch.float32) / _LEVELS[tensor.dtype]
+        values = as_float(tensor)
     elif tensor.dtype in _FLOATS:
         values = tensor.to(torch.float32)
         if not bool(torch.isfinite(values).all()):
@@ -117,6 +121,11 @@ def unpack(image) -> Unpacked:
     rgb = values[:, :1].expand(-1, 3, -1, -1) if channels == 1 else values[:, :3]
     alpha = values[:, 3:] if channels == 4 else None
     return Unpacked(rgb.clamp(0, 1), alpha, tensor.dtype, channels, batched, wrap)
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    """A copy of pixels of any dtype that pictures have, float32 in [0, 1]."""
+    return tensor.to(torch.float32) / _LEVELS.get(tensor.dtype, 1)
 
 
 def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:

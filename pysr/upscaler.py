@@ -11,12 +11,13 @@ How a picture is restored, and what is exact about it:
   attention pools over the whole picture, which no tile sees: its gates are computed beforehand from
   crops spread evenly over the picture and are the same for every tile, so tiles meet without a
   seam, and the result differs from the untiled one only by the error of those means.
+- exact=True is the published loop on any picture: neither crops nor tiles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,11 @@ from torch import Tensor
 from pysr import arrays, blur, engines
 from pysr.degrade import classical, imresize
 from pysr.nets import load_model
+from pysr.tiling import GATE_CROP, informative_crops, scaled, spans, spread_crops, tiles, whole
 
 DEFAULT_MODEL = "dan-lite-x4"
 
-ESTIMATE_CROP = 160  # side of the crops that a kernel is estimated on: few large beat many small
-ESTIMATE_CROPS = 2
 TILE = 768
-GATE_CROP = 96  # side of the crops that stand for a tiled picture in channel attention
-GATE_CROPS = 8  # along each axis
 
 
 @dataclass(frozen=True)
@@ -50,25 +48,32 @@ class Upscaled:
             picture do not fit: other blur, heavy noise or compression. Identical gives infinity.
         confidence: 0 to 1, how far the crops agree on the kernel (1 minus the mean total variation
             distance from their average); 1.0 when the kernel was given, NaN when there is one crop.
+        recomputed: the engine gave NaN or infinity for some of it, which was made again in float32.
     """
 
     image: object
     kernel: object
     consistency: float
     confidence: float
+    recomputed: bool = False
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The blur of one picture: kernel (k, k), code (1, m), confidence as in `Upscaled`."""
+    """The blur of one picture: kernel (k, k), code (1, m), the rest as in `Upscaled`."""
 
     kernel: Tensor
     code: Tensor
     confidence: float
+    recomputed: bool = False
 
 
 def load(
-    model: str | Path = DEFAULT_MODEL, *, device: str = "auto", engine: str = "auto"
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> Upscaler:
     """Load a model for upscaling.
 
@@ -76,28 +81,56 @@ def load(
         model: a shipped model (`pysr models` lists them) or a path to a weights file, see
             `pysr.nets.load_model`.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
-        engine: "auto", "native", "torch" or "onnx", see `pysr.engines`.
+        engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`.
+        precision: what the engine computes in: "float32", "bfloat16", "float16", or "auto": float32
+            on a CPU, float16 on a GPU, where the engine can. Results are float32 in any case.
     Raises:
         pysr.nets.ModelError: for a model that is unknown, missing or damaged.
-        ValueError: for a device that is not there or an unknown engine.
+        ValueError: for a device that is not there, an unknown engine or precision, or an engine
+            that cannot serve them.
     """
-    return Upscaler(load_model(model), device=device, engine=engine)
+    return Upscaler(load_model(model), device=device, engine=engine, precision=precision)
 
 
 class Upscaler:
     """Upscales pictures with one model: `pysr.load` makes one.
 
+    A context manager: `close` frees at once what the engine holds (sessions, graphs, weights).
+
     Attributes:
         scale: output over input size, 1 to 4 (1 deblurs).
     """
 
-    def __init__(self, model, *, device: str = "auto", engine: str = "auto"):
+    def __init__(
+        self, model, *, device: str = "auto", engine: str = "auto", precision: str = "auto"
+    ):
         self.device = _device(device)
-        self.engine = engines.create(engine, model, self.device)
+        self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
         self.scale = model.config.scale
+        self._guard = engines.Guard(self.engine, model, self.device)
 
-    def __call__(self, image, kernel=None, *, tile: int = TILE) -> Upscaled:
+    def close(self) -> None:
+        """Free what the engine holds; no picture can be upscaled after that."""
+        self._guard.close()
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def warm_up(self, height: int, width: int, tile: int = TILE) -> None:
+        """Let the engine build, compile or capture now what the first picture of a size (in input
+        pixels) would wait for; worth it before many of that size."""
+        crops = informative_crops(torch.zeros(1, 3, height, width))
+        shapes = {(len(crops), *crops[0][2].shape[-2:])}
+        parts = tiles(height, width, tile, self.model.Restorer.halo)
+        shapes |= {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
+        for shape in sorted(shapes):
+            self.engine.warm_up(*shape)
+
+    def __call__(self, image, kernel=None, *, tile: int = TILE, exact: bool = False) -> Upscaled:
         """Restore a picture.
 
         Args:
@@ -106,35 +139,34 @@ class Upscaler:
                 Alpha is upscaled by bicubic interpolation, a grey picture comes back grey.
             kernel: (k, k), the blur if it is known; estimated when None.
             tile: pictures with more than tile * tile pixels are restored in tiles of that side.
+            exact: run the published loop: every iteration on the whole picture, in one piece
+                whatever `tile` says. Some times slower, and memory grows with the picture.
         Raises:
             ValueError, TypeError: for a picture of another form (see `pysr.arrays.unpack`), a
-                kernel that is not square, finite and near sum 1, or a tile below 32.
+                kernel that is not square, finite and near sum 1, a tile below 32, or a model that
+                gives NaN or infinity.
         """
-        if tile < 32:
-            raise ValueError(f"tile: expected at least 32 pixels, got {tile}")
+        check_tile(tile)
         picture = arrays.unpack(image)
-        given = None if kernel is None else self._given(kernel)
-        height, width = (self.scale * n for n in picture.rgb.shape[-2:])
-        out = picture.empty(height, width)
-        found, consistencies = [], []
+        tile = max(*picture.rgb.shape[-2:], tile) if exact else tile
+        given = None if kernel is None else self.given(kernel)
+        out = self._room(picture)
+        found, consistencies, recomputed = [], [], False
         for i, rgb in enumerate(picture.rgb):
             lr = rgb[None]
-            crops = informative_crops(lr)
-            estimate = given or self._estimate(crops)
-            self._restore(lr, estimate.code, tile, picture, out[i : i + 1])
+            crops = [whole(lr)] if exact else informative_crops(lr)
+            estimate = given or self.estimate_on(crops)
+            recomputed |= self._restore(lr, estimate.code, tile, picture, out[i : i + 1])
             found.append(estimate)
             consistencies.append(self._consistency(lr, out[i : i + 1], crops, estimate.kernel))
-        if picture.alpha is not None:
-            for rows in _spans(height, 1024):  # by bands: interpolation works in float32
-                out[:, 3:, rows] = picture.quantised(
-                    _interpolated_rows(picture.alpha, self.scale, rows)
-                )
+        self._interpolate_alpha(picture, out)
         kernels = torch.stack([e.kernel for e in found])
         return Upscaled(
             image=picture.pack(out),
-            kernel=self._like(image, kernels[0] if len(kernels) == 1 else kernels),
+            kernel=picture.like(kernels[0] if len(kernels) == 1 else kernels),
             consistency=min(consistencies),
             confidence=min(e.confidence for e in found),
+            recomputed=recomputed or any(e.recomputed for e in found),
         )
 
     def estimate(self, image):
@@ -144,72 +176,107 @@ class Upscaler:
         numpy for numpy, torch for torch. Taps are HR pixels, tap k // 2 is the centre (see
         `pysr.blur`); the downsampling it comes with is bicubic.
         """
-        kernels = torch.stack([e.kernel for e in self.estimates(image)])
-        return self._like(image, kernels[0] if len(kernels) == 1 else kernels)
+        picture = arrays.unpack(image)
+        kernels = torch.stack([e.kernel for e in self._estimates(picture)])
+        return picture.like(kernels[0] if len(kernels) == 1 else kernels)
 
     def estimates(self, image) -> list[Estimate]:
         """The same with code and confidence, one for each picture of a batch."""
-        rgb = arrays.unpack(image).rgb
-        return [self._estimate(informative_crops(picture[None])) for picture in rgb]
+        return self._estimates(arrays.unpack(image))
 
-    def restore(self, lr: Tensor, code: Tensor, *, tile: int = TILE) -> Tensor:
-        """Restore with a kernel code that is known: the Restorer's one pass and nothing else.
+    def _estimates(self, picture: arrays.Unpacked) -> list[Estimate]:
+        return [self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
 
-        Args:
-            lr: (1, 3, H, W) float32 in [0, 1]; the result is on its device.
-            code: (1, m).
-            tile: as for `__call__`.
-        """
-        picture = arrays.unpack(lr)
-        out = picture.empty(*(self.scale * n for n in lr.shape[-2:]))
-        self._restore(picture.rgb, code, tile, picture, out)
-        return out
-
-    def _given(self, kernel) -> Estimate:
+    def given(self, kernel) -> Estimate:
+        """A known kernel (k, k) as an estimate. Raises ValueError as `__call__` does."""
         kernel = blur.check_kernel(np.asarray(kernel) if not torch.is_tensor(kernel) else kernel)
         code = self.model.encode(kernel[None].to(self.device))
         return Estimate(kernel, code, 1.0)
 
-    def _estimate(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
+    def estimate_on(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
+        """The blur of one picture, from what `informative_crops` took of it."""
         # The loop's last picture is made with the kernel of the iteration before (Figure 1).
         iterations = max(self.model.config.iterations - 1, 1)
         lr = torch.cat([crop for _, _, crop in crops])
-        codes = self.model.init_ker_map.expand(len(lr), -1)
-        for _ in range(iterations):
-            codes = self.engine.estimate(lr, self.engine.restore(lr, codes))
+
+        def loop(engine) -> tuple[Tensor, Tensor]:
+            codes = self.model.init_ker_map.expand(len(lr), -1)
+            for _ in range(iterations):
+                codes = engine.estimate(lr, engine.restore(lr, codes))
+            return codes, codes.sum()
+
+        codes, recomputed = self._guard.run("kernel", loop)
         code = codes.mean(0, keepdim=True)
         kernel = self.model.decode(code)[0].cpu()
         confidence = math.nan
         if len(codes) > 1:
             apart = (self.model.decode(codes).cpu() - kernel).abs().sum((1, 2)) / 2
             confidence = 1 - float(apart.mean())
-        return Estimate(kernel, code, confidence)
+        return Estimate(kernel, code, confidence, recomputed)
 
-    def _restore(self, lr: Tensor, code: Tensor, tile: int, picture, out: Tensor) -> None:
-        """Fill `out` (1, c, s*H, s*W) from lr (1, 3, H, W)."""
+    def restored(
+        self, picture: arrays.Unpacked, estimate: Estimate, tile: int = TILE
+    ) -> tuple[Tensor, bool]:
+        """A picture restored with a blur known beforehand: one Restorer pass and nothing else.
+
+        Returns (1, channels, s*H, s*W) of the user's dtype, for `picture.pack`, and `recomputed` as
+        in `Upscaled`. Raises ValueError for more than one picture.
+        """
+        if len(picture.rgb) != 1:
+            raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
+        out = self._room(picture)
+        recomputed = self._restore(picture.rgb, estimate.code, tile, picture, out)
+        self._interpolate_alpha(picture, out)
+        return out, recomputed
+
+    def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor) -> float:
+        """As in `Upscaled`, of lr (1, 3, H, W) and what `restored` made of it."""
+        return self._consistency(lr, out, informative_crops(lr), kernel)
+
+    def stream(
+        self, frames: Iterable, kernel=None, *, tile: int = TILE, on_shot: Callable | None = None
+    ) -> Iterator[Upscaled]:
+        """Restore the frames of a video as they come: see `pysr.video.stream.stream`."""
+        from pysr.video.stream import stream  # which is built on this file
+
+        return stream(self, frames, kernel, tile=tile, on_shot=on_shot)
+
+    def _room(self, picture: arrays.Unpacked) -> Tensor:
+        return picture.empty(*(self.scale * n for n in picture.rgb.shape[-2:]))
+
+    def _interpolate_alpha(self, picture: arrays.Unpacked, out: Tensor) -> None:
+        if picture.alpha is None:
+            return
+        for rows in spans(out.shape[-2], 1024):  # by bands: interpolation works in float32
+            out[:, 3:, rows] = picture.quantised(
+                _interpolated_rows(picture.alpha, self.scale, rows)
+            )
+
+    def _restore(self, lr: Tensor, code: Tensor, tile: int, picture, out: Tensor) -> bool:
+        """Fill `out` (1, c, s*H, s*W) from lr (1, 3, H, W); whether it took two attempts."""
         h, w = lr.shape[-2:]
         s, halo = self.scale, self.model.Restorer.halo
-        gates = None
-        if h * w > tile * tile:
-            side = GATE_CROP + 2 * halo
-            crops = torch.cat(list(_spread_crops(lr, side, GATE_CROPS)))
-            # A crop as long as the picture ends where the picture does: nothing to leave out.
-            gates = self.engine.gates(crops, code, tuple(halo * (n > side) for n in (h, w)))
-        else:
-            tile = max(h, w)
-        for rows in _spans(h, tile):
-            for columns in _spans(w, tile):
-                top, left = max(rows.start - halo, 0), max(columns.start - halo, 0)
-                part = lr[..., top : rows.stop + halo, left : columns.stop + halo]
-                sr = self.engine.restore(part, code, gates)
-                y, x = s * (rows.start - top), s * (columns.start - left)
-                size = s * (rows.stop - rows.start), s * (columns.stop - columns.start)
-                window = (
-                    slice(s * rows.start, s * rows.stop),
-                    slice(s * columns.start, s * columns.stop),
+        parts = tiles(h, w, tile, halo)
+
+        def fill(engine) -> tuple[None, Tensor]:
+            gates, total = None, code.sum()
+            if len(parts) > 1:
+                side = GATE_CROP + 2 * halo
+                crops = torch.cat(list(spread_crops(lr, side)))
+                # A crop as long as the picture ends where the picture does: nothing to leave out.
+                gates = engine.gates(crops, code, tuple(halo * (n > side) for n in (h, w)))
+            for part in parts:
+                sr = engine.restore(lr[(..., *part.seen)], code, gates)
+                total = total + sr.sum()
+                window = tuple(scaled(kept, s) for kept in part.kept)
+                inner = tuple(
+                    scaled(kept, s, -seen.start)
+                    for kept, seen in zip(part.kept, part.seen, strict=True)
                 )
-                inner = sr[..., y : y + size[0], x : x + size[1]]
-                picture.place(out, window, inner.to(out.device))
+                picture.place(out, window, sr[(..., *inner)].to(out.device))
+            return None, total
+
+        return self._guard.run("picture", fill)[1]
 
     def _consistency(self, lr: Tensor, out: Tensor, crops, kernel: Tensor) -> float:
         """PSNR between lr and `out` degraded again, on crops."""
@@ -217,8 +284,7 @@ class Upscaler:
         grey = out.shape[1] == 1
         for rows, columns, crop in crops:
             sr = out[:, :3, s * rows.start : s * rows.stop, s * columns.start : s * columns.stop]
-            levels = {torch.uint8: 255, torch.uint16: 65535}.get(out.dtype, 1)
-            sr = sr.to(torch.float32) / levels
+            sr = arrays.as_float(sr)
             again = classical(sr, kernel, s, quantise=False)
             # The crop's border is blurred with what lies outside it, which a crop does not have.
             margin = min(math.ceil(kernel.shape[-1] / 2 / s) + 2, (min(crop.shape[-2:]) - 1) // 2)
@@ -229,68 +295,11 @@ class Upscaler:
             count += difference.numel()
         return math.inf if error == 0 else -10 * math.log10(error / count)
 
-    @staticmethod
-    def _like(image, kernel: Tensor):
-        """A kernel as numpy for a numpy picture, else as a tensor on the picture's device."""
-        if isinstance(image, torch.Tensor):
-            return kernel.to(image.device)
-        return kernel.numpy()
 
-
-def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
-    """The crops of (1, 3, H, W) that say most about its blur: rows, columns and (1, 3, h, w) each.
-
-    A picture with no more pixels than all crops together is taken whole. Else every crop is a
-    square where the gradient energy that the ones before it leave uncovered is largest: blur shows
-    where there is detail.
-    """
-    h, w = lr.shape[-2:]
-    side = ESTIMATE_CROP
-    if h * w <= ESTIMATE_CROPS * side**2 or min(h, w) < side:
-        return [_crop(lr, *(_middle(n, max(ESTIMATE_CROPS * side, 1)) for n in (h, w)))]
-    grey = lr.mean(1)
-    energy = torch.zeros_like(grey)
-    energy[:, 1:] += (grey[:, 1:] - grey[:, :-1]) ** 2
-    energy[:, :, 1:] += (grey[:, :, 1:] - grey[:, :, :-1]) ** 2
-    cell = side // 4  # the squares are placed on a grid this fine
-    cells = torch.nn.functional.avg_pool2d(energy[None], cell)
-    crops = []
-    for _ in range(ESTIMATE_CROPS):
-        squares = torch.nn.functional.avg_pool2d(cells, 4, stride=1)[0, 0]
-        y, x = divmod(int(squares.argmax()), squares.shape[1])
-        cells[..., y : y + 4, x : x + 4] = 0
-        crops.append(_crop(lr, *(slice(cell * i, cell * i + side) for i in (y, x))))
-    return crops
-
-
-def _crop(lr: Tensor, rows: slice, columns: slice) -> tuple[slice, slice, Tensor]:
-    return rows, columns, lr[..., rows, columns]
-
-
-def _middle(length: int, most: int) -> slice:
-    start = max(length - most, 0) // 2
-    return slice(start, start + min(length, most))
-
-
-def _spread_crops(lr: Tensor, side: int, along: int) -> Iterator[Tensor]:
-    """Crops of one size, evenly spread over (1, 3, H, W), at most `along` on each axis."""
-    h, w = lr.shape[-2:]
-    side_y, side_x = min(side, h), min(side, w)
-    for y in _starts(h, side_y, along):
-        for x in _starts(w, side_x, along):
-            yield lr[..., y : y + side_y, x : x + side_x]
-
-
-def _starts(length: int, side: int, along: int) -> list[int]:
-    count = min(along, math.ceil(length / side))
-    return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
-
-
-def _spans(length: int, step: int) -> list[slice]:
-    """Consecutive slices of about equal length, none longer than `step`, that cover `length`."""
-    count = math.ceil(length / step)
-    edges = [round(i * length / count) for i in range(count + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+def check_tile(tile: int) -> None:
+    """Raises ValueError for a side that no tile can have."""
+    if tile < 32:
+        raise ValueError(f"tile: expected at least 32 pixels, got {tile}")
 
 
 def _interpolated_rows(x: Tensor, scale: int, rows: slice) -> Tensor:

@@ -9,7 +9,7 @@ from skimage import data as photographs
 
 import pysr
 from pysr import _ext
-from pysr.engines import ENGINES, ExportError, export_onnx, fastest, onnx_export
+from pysr.engines import ENGINES, ExportError, candidates, export_onnx, onnx_export
 from pysr.nets import DAN, DANConfig, load_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -92,7 +92,7 @@ def test_engines_say_what_they_lack(monkeypatch):
     monkeypatch.setattr(_ext, "DEVICES", frozenset())
     with pytest.raises(ValueError, match="engine native: no compiled kernels for cpu"):
         pysr.load("dan-lite-x2", device="cpu", engine="native")
-    assert fastest(torch.device("cpu")) == "torch"
+    assert candidates("auto", torch.device("cpu"))[0] == ("torch", "float32")
 
 
 def test_auto_takes_the_native_kernels_on_a_cpu():

@@ -37,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
             if device != "cuda" or torch.cuda.is_available()
         ]
         lines.append((f"operator {name}", ", ".join(devices) or "plain torch"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for name, engine in engines.ENGINES.items():
-        state = engine.obstacle(device) or "works"
-        if name == engines.fastest(device):
-            state += "; the fastest here, what auto takes"
-        lines.append((f"engine {name}", state))
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        taken, _ = engines.candidates("auto", torch.device(device))[0]
+        for name in engines.ENGINES:
+            state = _engine(name, torch.device(device))
+            if name == taken:
+                state += "; the fastest here, what auto takes"
+            lines.append((f"engine {name} on {device}", state))
     broken = not kernels.built
     for name in SHIPPED:
         try:
@@ -55,6 +56,16 @@ def run(options: argparse.Namespace) -> int:
     for name, value in lines:
         print(f"{name:<{width}}  {value}")
     return 2 if broken else 0
+
+
+def _engine(name: str, device: torch.device) -> str:
+    """The precisions that an engine offers, auto's first, or why it offers none."""
+    obstacle = engines.ENGINES[name].obstacle
+    usable = [p for p in engines.PRECISIONS if not obstacle(device, p)]
+    if not usable:
+        return obstacle(device, "float32")
+    auto = engines.candidates(name, device)[0][1]
+    return ", ".join(sorted(usable, key=lambda p: p != auto))
 
 
 def _cuda(kernels: _ext.Report) -> str:

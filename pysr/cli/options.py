@@ -16,11 +16,14 @@ from pysr.upscaler import DEFAULT_MODEL, Upscaler
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --scale, --engine, --device, as `upscaler` reads them."""
+    """--model, --scale, --engine, --precision, --device, as `upscaler` reads them."""
     parser.add_argument("--model", help="a name that `pysr models` lists, or a weights file")
     parser.add_argument("--scale", type=int, help="2 or 4: the shipped model of that scale")
     parser.add_argument(
-        "--engine", default="auto", help="auto, native, torch or onnx (default: auto)"
+        "--engine", default="auto", help="auto, or one that `pysr doctor` lists (default: auto)"
+    )
+    parser.add_argument(
+        "--precision", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -43,7 +46,12 @@ def model(options: argparse.Namespace) -> DAN:
 
 def upscaler(options: argparse.Namespace) -> Upscaler:
     """The Upscaler that --model, --scale, --engine and --device ask for."""
-    return Upscaler(model(options), device=options.device, engine=options.engine)
+    return Upscaler(
+        model(options),
+        device=options.device,
+        engine=options.engine,
+        precision=options.precision,
+    )
 
 
 def kernel(path: str | None) -> np.ndarray | None:

@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", type=int, default=TILE, help=f"side of tiles in input pixels (default: {TILE})"
     )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="the published loop: every iteration on the whole picture, in one piece",
+    )
     add_video_arguments(parser)
 
 
@@ -48,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
             if source in videos:
                 upscale_clip(options, source, target)
             else:
-                _upscale_picture(restorer, source, target, known, options.tile)
+                _upscale_picture(restorer, source, target, known, options)
         except ValueError as error:
             if len(pairs) == 1:
                 raise
@@ -59,17 +64,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _upscale_picture(restorer: Upscaler, source: Path, target: Path, known, tile: int) -> None:
+def _upscale_picture(restorer: Upscaler, source: Path, target: Path, known, options) -> None:
     started = time.perf_counter()
-    result = upscale_file(restorer, source, target, known, tile)
+    result = upscale_file(restorer, source, target, known, options.tile, options.exact)
     print(_line(source, target, result, time.perf_counter() - started), flush=True)
 
 
-def upscale_file(restorer: Upscaler, source, target, known=None, tile: int = TILE) -> Upscaled:
+def upscale_file(
+    restorer: Upscaler, source, target, known=None, tile: int = TILE, exact: bool = False
+) -> Upscaled:
     """Upscale one file to another; what the format cannot hold is refused before the work."""
     picture = pictures.read(source)
     pictures.check_writable(target, picture)
-    result = restorer(picture.pixels, kernel=known, tile=tile)
+    result = restorer(picture.pixels, kernel=known, tile=tile, exact=exact)
     pictures.write(target, picture.with_pixels(result.image))
     return result
 

@@ -1,26 +1,40 @@
 """Engines: the ways to run a trained DAN, behind one small interface.
 
+    NameEngine(model, device, precision)    raises where it cannot be brought up
+    obstacle(device, precision) -> str      (static) why it cannot serve those, "" where it can
     restore(lr, code, gates=None) -> sr     gates(crops, code, margin) -> gates
     estimate(lr, sr) -> code                describe() -> str
-    obstacle(device) -> str                 (static) why it cannot serve a device, "" where it can
+    warm_up(n, h, w)                        builds what the first picture of a size would wait for
+    close()                                 frees what it holds; may be called twice
 
-Pictures are (N, 3, H, W) float32 in [0, 1] and codes (N, code_length), on the engine's device.
+Pictures are (N, 3, H, W) in [0, 1] and codes (N, code_length), float32 on the engine's device,
+whichever of PRECISIONS it computes in. `Guard` watches over what comes out.
 """
 
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from pysr.engines.guard import Guard
 from pysr.engines.native_engine import NativeEngine
 from pysr.engines.onnx_engine import OnnxEngine
 from pysr.engines.onnx_export import ExportError, export_onnx
-from pysr.engines.torch_engine import TorchEngine
+from pysr.engines.torch_engine import PRECISIONS, TorchEngine
+from pysr.nets import DAN
 
 __all__ = [
     "ENGINES",
+    "PRECISIONS",
     "ExportError",
+    "Guard",
     "NativeEngine",
     "OnnxEngine",
     "TorchEngine",
+    "candidates",
     "create",
     "export_onnx",
-    "fastest",
 ]
 
 ENGINES = {"native": NativeEngine, "torch": TorchEngine, "onnx": OnnxEngine}
@@ -29,27 +43,57 @@ ENGINES = {"native": NativeEngine, "torch": TorchEngine, "onnx": OnnxEngine}
 # which our own do not.
 _ORDER = {"cpu": ("native", "torch"), "cuda": ("torch",)}
 
+# What "auto" takes, first that an engine offers. bfloat16 is never taken unasked: its eight bits
+# cost more than 0.02 dB (bench/results/precision_*.json), where float16's eleven cost nothing that
+# shows, and what overflows float16 is made again (`Guard`). CPUs without half-precision units
+# only lose time by either.
+_PRECISION = {"cpu": ("float32",), "cuda": ("float16", "float32")}
 
-def fastest(device) -> str:
-    """The engine that "auto" takes on a device."""
-    return next(name for name in _ORDER.get(device.type, ("torch",)) if _usable(name, device))
 
-
-def create(name: str, model, device):
-    """The engine of that name for a model on a device; "auto" takes the fastest that works here.
+def candidates(name: str, device: torch.device, precision: str = "auto") -> list[tuple[str, str]]:
+    """Engines and their precisions in the order that `create` tries them; at least one.
 
     Raises:
-        ValueError: for an unknown name, or an engine that cannot serve the device.
-        ExportError: if the model cannot be brought into the engine's form.
+        ValueError: for an unknown name or precision, or an engine that cannot serve the device.
     """
-    if name == "auto":
-        name = fastest(device)
-    if name not in ENGINES:
+    if name != "auto" and name not in ENGINES:
         raise ValueError(f"engine: expected auto or one of {', '.join(ENGINES)}, got {name!r}")
-    if not _usable(name, device):
-        raise ValueError(f"engine {name}: {ENGINES[name].obstacle(device)}")
-    return ENGINES[name](model, device)
+    if precision != "auto" and precision not in PRECISIONS:
+        expected = ", ".join(PRECISIONS)
+        raise ValueError(f"precision: expected auto or one of {expected}, got {precision!r}")
+    names = _ORDER.get(device.type, ("torch",)) if name == "auto" else (name,)
+    wanted = (precision,)
+    if precision == "auto":
+        wanted = _PRECISION.get(device.type, ("float32",))
+    found = []
+    for each in names:
+        usable = [p for p in wanted if not ENGINES[each].obstacle(device, p)]
+        found += [(each, p) for p in usable[:1]]
+    if not found:
+        raise ValueError(f"engine {name}: {ENGINES[name].obstacle(device, wanted[-1])}")
+    return found
 
 
-def _usable(name: str, device) -> bool:
-    return not ENGINES[name].obstacle(device)
+def create(name: str, model: DAN, device: torch.device, precision: str = "auto"):
+    """The engine of that name for a model on a device; "auto" takes the fastest that works here.
+
+    An engine that "auto" took and that does not come up is replaced by the next, with a warning
+    that names both.
+
+    Raises:
+        ValueError: as `candidates`.
+        ExportError: if the model cannot be brought into the engine's form; and whatever else a
+            runtime raises when an engine that was asked for by name does not come up.
+    """
+    found = candidates(name, device, precision)
+    for (engine, chosen), (following, _) in zip(found, found[1:], strict=False):
+        try:
+            return ENGINES[engine](model, device, chosen)
+        except Exception as error:  # foreign runtimes raise anything
+            warnings.warn(
+                f"engine {engine} does not come up ({' '.join(str(error).split())}); "
+                f"{following} takes its place",
+                stacklevel=2,
+            )
+    engine, chosen = found[-1]
+    return ENGINES[engine](model, device, chosen)

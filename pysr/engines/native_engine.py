@@ -20,13 +20,14 @@ class NativeEngine(TorchEngine):
     """See `pysr.engines`."""
 
     @staticmethod
-    def obstacle(device: torch.device) -> str:
-        return "" if device.type in _ext.DEVICES else f"no compiled kernels for {device.type}"
+    def obstacle(device: torch.device, precision: str = "float32") -> str:
+        if device.type not in _ext.DEVICES:
+            return f"no compiled kernels for {device.type}"
+        return "" if precision == "float32" else f"computes in float32, not in {precision}"
 
-    @torch.inference_mode()
-    def restore(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+    def _run(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
         restorer, n = self.model.Restorer, len(lr)
-        lr, code = self._placed(lr), code.expand(n, -1)
+        code = code.expand(n, -1)
         f = restorer.head(lr)
         for i, block in enumerate(restorer.body):
             gate = None if gates is None else gates[i].flatten(1).expand(n, -1)

@@ -36,10 +36,12 @@ class OnnxEngine:
     """
 
     @staticmethod
-    def obstacle(device: torch.device) -> str:
+    def obstacle(device: torch.device, precision: str = "float32") -> str:
         missing = [name for name in ("onnxruntime", "onnxscript") if find_spec(name) is None]
         if missing:
             return f"needs {' and '.join(missing)}: pip install 'pysr[onnx]'"
+        if precision != "float32":
+            return f"its graphs are float32, not {precision}"
         import onnxruntime
 
         offered = onnxruntime.get_available_providers()
@@ -47,7 +49,7 @@ class OnnxEngine:
             return ""
         return f"this onnxruntime has no provider for {device.type}, only {', '.join(offered)}"
 
-    def __init__(self, model: DAN, device: torch.device):
+    def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
         import onnxruntime
 
         self.device = device
@@ -81,6 +83,13 @@ class OnnxEngine:
 
     def gates(self, crops: Tensor, code: Tensor, margin: tuple[int, int]) -> list[Tensor]:
         return self._torch.gates(crops, code, margin)
+
+    def warm_up(self, n: int, h: int, w: int) -> None:
+        self.restore(torch.zeros(n, 3, h, w), self._torch.model.init_ker_map)
+
+    def close(self) -> None:
+        self._sessions = {}
+        self._torch.close()
 
     def describe(self) -> str:
         return f"ONNX Runtime {self._version}, float32, {self.device}"

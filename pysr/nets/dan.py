@@ -206,8 +206,12 @@ class Restorer(nn.Module):
         self.skip = BicubicUpsample(s) if config.bicubic_skip else None
 
     def forward(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """`gates`, one (N or 1, C, 1, 1) a block, replace the blocks' own channel attention."""
-        f = self.head(lr)
+        """`gates`, one (N or 1, C, 1, 1) a block, replace the blocks' own channel attention.
+
+        Where the weights and the code are in half precision, lr may stay in float32: it is cast for
+        the features, and the interpolation of it that they are added to remains exact.
+        """
+        f = self.head(lr.to(self.head.weight.dtype))
         for i, block in enumerate(self.body):
             f = block(f, code, None if gates is None else gates[i])
         return self.tail(lr, f)
@@ -224,7 +228,7 @@ class Restorer(nn.Module):
         and right, where a crop's border shows. The only approximation in restoring by tiles.
         """
         rows, columns = (slice(m, -m or None) for m in margin)
-        f, gates = self.head(crops), []
+        f, gates = self.head(crops.to(self.head.weight.dtype)), []
         for block in self.body:
             r = block.residual(f, code)
             gates.append(block.body[3](r[..., rows, columns].mean((0, 2, 3), keepdim=True)))

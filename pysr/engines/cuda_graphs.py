@@ -1,0 +1,60 @@
+"""CUDA graphs by shape: a small network on a small picture waits for launches, not for arithmetic.
+
+Only shapes that were asked for are captured: capturing runs the work several times, which pays for
+a video and not for a single picture. torch.compile would fuse more, but compiles for minutes at the
+first shape, again where shapes change, and needs a compiler on the user's machine.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+KEPT = 4  # shapes; each holds the memory of its features
+WARM_UPS = 3  # before a capture, as torch's documentation has it
+
+
+class CudaGraphs:
+    """`work(*tensors) -> tensor`, replayed for the last KEPT captured shapes, called for others."""
+
+    def __init__(self, work: Callable[..., Tensor]):
+        self._work = work
+        self._captured: OrderedDict[tuple, tuple] = OrderedDict()
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        key = _key(given)
+        if key not in self._captured:
+            return self._work(*given)
+        self._captured.move_to_end(key)
+        graph, inputs, output = self._captured[key]
+        for held, value in zip(inputs, given, strict=True):
+            held.copy_(value)
+        graph.replay()
+        return output.clone()  # the next replay overwrites it
+
+    def capture(self, *given: Tensor) -> None:
+        """Capture the work for tensors of these shapes, unless it has been."""
+        key = _key(given)
+        if key in self._captured:
+            return
+        while len(self._captured) >= KEPT:
+            self._captured.popitem(last=False)
+        inputs = [x.clone() for x in given]
+        with torch.cuda.device(given[0].device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self._work(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                output = self._work(*inputs)
+        self._captured[key] = graph, inputs, output
+
+
+def _key(given: tuple[Tensor, ...]) -> tuple:
+    return tuple((tuple(x.shape), x.dtype) for x in given)

@@ -1,0 +1,58 @@
+"""NaN and infinity never reach a picture.
+
+Half precision overflows at 65504, and a network that was not trained in it may go there. Both
+survive every sum, so one sum of what an engine gives tells, and its one value is read back once a
+picture. What is bad is made again in float32 by torch.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pysr.engines.torch_engine import TorchEngine
+from pysr.nets import DAN
+
+Result = TypeVar("Result")
+
+
+class Guard:
+    """Runs work on an engine, and once more in float32 if what comes out is not finite."""
+
+    def __init__(self, engine, model: DAN, device: torch.device):
+        self.engine = engine
+        self._model, self._device = model, device
+        self._float32: TorchEngine | None = None
+
+    def run(self, what: str, work: Callable[..., tuple[Result, Tensor]]) -> tuple[Result, bool]:
+        """What `work` makes, and whether it had to be made again, of which a warning tells.
+
+        Args:
+            what: a name of it for messages.
+            work: from an engine to a result and the sum of all its values.
+        Raises:
+            ValueError: if it is not finite in float32 either.
+        """
+        result, total = work(self.engine)
+        if math.isfinite(total):
+            return result, False
+        warnings.warn(
+            f"{what}: not finite from engine {self.engine.describe()}; made again in float32",
+            stacklevel=3,
+        )
+        if self._float32 is None:
+            self._float32 = TorchEngine(self._model, self._device, "float32")
+        result, total = work(self._float32)
+        if not math.isfinite(total):
+            raise ValueError(f"{what}: the model gives NaN or infinity, in float32 too")
+        return result, True
+
+    def close(self) -> None:
+        self.engine.close()
+        if self._float32 is not None:
+            self._float32.close()

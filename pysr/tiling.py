@@ -1,0 +1,103 @@
+"""Which parts of a picture are looked at, or restored, at a time; for `pysr.upscaler`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ESTIMATE_CROP = 160  # side of the crops that a kernel is estimated on: few large beat many small
+ESTIMATE_CROPS = 2
+GATE_CROP = 96  # side of the crops that stand for a tiled picture in channel attention
+GATE_CROPS = 8  # along each axis
+
+
+def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
+    """The crops of (1, 3, H, W) that say most about its blur: rows, columns and (1, 3, h, w) each.
+
+    A picture with no more pixels than all crops together is taken whole. Else every crop is a
+    square where the gradient energy that the ones before it leave uncovered is largest: blur shows
+    where there is detail.
+    """
+    h, w = lr.shape[-2:]
+    side = ESTIMATE_CROP
+    if h * w <= ESTIMATE_CROPS * side**2 or min(h, w) < side:
+        return [_crop(lr, *(_middle(n, max(ESTIMATE_CROPS * side, 1)) for n in (h, w)))]
+    grey = lr.mean(1)
+    energy = torch.zeros_like(grey)
+    energy[:, 1:] += (grey[:, 1:] - grey[:, :-1]) ** 2
+    energy[:, :, 1:] += (grey[:, :, 1:] - grey[:, :, :-1]) ** 2
+    cell = side // 4  # the squares are placed on a grid this fine
+    cells = torch.nn.functional.avg_pool2d(energy[None], cell)
+    crops = []
+    for _ in range(ESTIMATE_CROPS):
+        squares = torch.nn.functional.avg_pool2d(cells, 4, stride=1)[0, 0]
+        y, x = divmod(int(squares.argmax()), squares.shape[1])
+        cells[..., y : y + 4, x : x + 4] = 0
+        crops.append(_crop(lr, *(slice(cell * i, cell * i + side) for i in (y, x))))
+    return crops
+
+
+def _crop(lr: Tensor, rows: slice, columns: slice) -> tuple[slice, slice, Tensor]:
+    return rows, columns, lr[..., rows, columns]
+
+
+def _middle(length: int, most: int) -> slice:
+    start = max(length - most, 0) // 2
+    return slice(start, start + min(length, most))
+
+
+def whole(lr: Tensor) -> tuple[slice, slice, Tensor]:
+    """All of (1, 3, H, W), in the form of a crop."""
+    return _crop(lr, *(slice(0, n) for n in lr.shape[-2:]))
+
+
+def spread_crops(lr: Tensor, side: int, along: int = GATE_CROPS) -> Iterator[Tensor]:
+    """Crops of one size, evenly spread over (1, 3, H, W), at most `along` on each axis."""
+    h, w = lr.shape[-2:]
+    side_y, side_x = min(side, h), min(side, w)
+    for y in _starts(h, side_y, along):
+        for x in _starts(w, side_x, along):
+            yield lr[..., y : y + side_y, x : x + side_x]
+
+
+def _starts(length: int, side: int, along: int) -> list[int]:
+    count = min(along, math.ceil(length / side))
+    return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile by its rows and columns: what it keeps, and what it sees with its halo."""
+
+    kept: tuple[slice, slice]
+    seen: tuple[slice, slice]
+
+
+def tiles(h: int, w: int, tile: int, halo: int) -> list[Tile]:
+    """The tiles of a picture; a single one up to tile * tile pixels."""
+    step = tile if h * w > tile * tile else max(h, w)
+
+    def seen(kept: slice, length: int) -> slice:
+        return slice(max(kept.start - halo, 0), min(kept.stop + halo, length))
+
+    return [
+        Tile((rows, columns), (seen(rows, h), seen(columns, w)))
+        for rows in spans(h, step)
+        for columns in spans(w, step)
+    ]
+
+
+def scaled(span: slice, scale: int, offset: int = 0) -> slice:
+    """A span of LR pixels, moved by `offset` of them, in SR pixels."""
+    return slice(scale * (span.start + offset), scale * (span.stop + offset))
+
+
+def spans(length: int, step: int) -> list[slice]:
+    """Consecutive slices of about equal length, none longer than `step`, that cover `length`."""
+    count = math.ceil(length / step)
+    edges = [round(i * length / count) for i in range(count + 1)]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]

@@ -1,0 +1,263 @@
+"""The blur of a shot, followed over time: one kernel as long as the evidence says one.
+
+The blur is estimated on few frames only, the anchors: a shot's first, those 4 and 8 frames after
+it, every 16th, and its last. That is 4 estimates in a shot of 16 frames, 7 in one of 60, and one
+for every 16 frames of a long one. Between anchors the code moves in a straight line.
+
+An estimate of one frame errs twice: by chance, from frame to frame, and by its content, the same
+way in frames that show the same. The first is handled by a random walk in code space, observed with
+noise (a local level model: Durbin and Koopman, Time Series Analysis by State Space Methods, 2012,
+chapter 2), smoothed by Kalman filter and Rauch-Tung-Striebel pass. How far the walk goes per frame,
+in units of the noise, is the one number in it, found by maximum likelihood over all entries of the
+code together; not going at all is the rule, which has to be outweighed. An anchor's precision is
+taken to be proportional to the gradient energy it shows, so that a frame of a fade to black says
+little. The second cannot be seen from within a shot, where a pan brings new content slowly, as a
+drift would come. So a walk that stays within the error that content alone makes is held to be none.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pysr.nets import DAN
+from pysr.tiling import informative_crops
+from pysr.upscaler import Estimate, Upscaler
+from pysr.video.shots import with_cuts
+
+FIRST = 4  # frames to the second anchor
+FURTHEST = 16  # frames between anchors at most: about half a second
+# Total variation between kernels, 0 to 1. Half the models' kernel error on photographs, which is
+# 0.09 to 0.1 as a sum of absolute differences (pysr/weights): what other content alone may do.
+CONTENT = 0.05
+WALKS = (0.0, *(10.0**e for e in range(-4, 2)))  # variance per frame over the noise's variance
+EVIDENCE = 3.0  # log likelihood by which a walk has to beat standing still: 20 to 1
+WINDOW = 8  # anchors that a live track looks back over: 128 frames
+FLOOR = 1e-3  # deviation of a code's entry that makes no visible difference
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The blur estimated on one frame: its code (m,), and its precision up to a factor."""
+
+    index: int
+    code: Tensor
+    precision: float
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames first to stop - 1 and the blur along them.
+
+    Attributes:
+        first, stop: frame numbers.
+        indices: the frames that `codes` belong to, rising; the code is linear between them.
+        codes: (A, m) float32, on the CPU.
+        spread: 0 to 1, how far the anchors' own estimates lie from the track: their mean total
+            variation distance. Large values: the blur is not what the model knows, or flickers.
+    """
+
+    first: int
+    stop: int
+    indices: tuple[int, ...]
+    codes: Tensor
+    spread: float
+
+    def code(self, index: int) -> Tensor:
+        """(1, m), the code of a frame."""
+        if len(self.indices) == 1:
+            return self.codes
+        after = max(bisect_left(self.indices, index), 1)
+        start, end = self.indices[after - 1 : after + 1]
+        share = (index - start) / (end - start)
+        return torch.lerp(self.codes[after - 1], self.codes[after], share)[None]
+
+    def estimate(self, model: DAN, index: int) -> Estimate:
+        """The blur of a frame, as `Upscaler.restored` takes it."""
+        code = self.code(index).to(model.encoder.device)
+        return Estimate(model.decode(code)[0].cpu(), code, 1 - self.spread)
+
+    def kernel(self, model: DAN) -> Tensor:
+        """(k, k), the shot's mean kernel, for a report."""
+        return model.decode(self.codes.mean(0, keepdim=True).to(model.encoder.device))[0].cpu()
+
+    def to_json(self) -> dict:
+        """Numbers, strings and lists; `from_json` gives the same shot back, to the bit."""
+        return {
+            "first": self.first,
+            "stop": self.stop,
+            "indices": list(self.indices),
+            "codes": self.codes.tolist(),
+            "spread": self.spread,
+        }
+
+    @staticmethod
+    def from_json(content: dict) -> Shot:
+        return Shot(
+            content["first"],
+            content["stop"],
+            tuple(content["indices"]),
+            torch.tensor(content["codes"], dtype=torch.float32),
+            content["spread"],
+        )
+
+
+def track(upscaler: Upscaler, frames: Iterable[Tensor]) -> Iterator[Shot]:
+    """Shot after shot of a clip, ahead of its restoration: every frame is seen once.
+
+    Args:
+        frames: (3, H, W) each, floating point in [0, 1]. One frame is held at a time, beside
+            `with_cuts`' two.
+    """
+    anchors: list[Anchor] = []
+    first, index, last = 0, -1, None
+    for index, (frame, begins) in enumerate(with_cuts(frames)):
+        if begins and last is not None:
+            yield _closed(upscaler, anchors, first, index, last)
+            anchors, first = [], index
+        if is_anchor(index - first):
+            anchors.append(observe(upscaler, frame, index))
+        last = frame
+    if last is not None:
+        yield _closed(upscaler, anchors, first, index + 1, last)
+
+
+def _closed(upscaler: Upscaler, anchors: list[Anchor], first: int, stop: int, last: Tensor) -> Shot:
+    if anchors[-1].index < stop - 1:
+        anchors.append(observe(upscaler, last, stop - 1))
+    codes, _ = smoothed(upscaler.model, anchors)
+    spread = mean_distance(upscaler.model, anchors, codes)
+    return Shot(first, stop, tuple(a.index for a in anchors), codes, spread)
+
+
+class LiveTrack:
+    """The track of a shot that is still going on: what is behind the last anchor is settled.
+
+    It looks back over the last WINDOW anchors. A kernel once in use is kept while they can be told
+    by one kernel which is no further from it than CONTENT; else the code moves to the newest anchor
+    of the smoothed walk, in a straight line from the anchor before.
+    """
+
+    def __init__(self, model: DAN):
+        self._model = model
+        self._anchors: deque[Anchor] = deque(maxlen=WINDOW)
+        self._codes: deque[Tensor] = deque(maxlen=2)
+        self._distance = 0.0
+        self._seen = 0
+
+    def add(self, anchor: Anchor) -> None:
+        """The next anchor; frames up to it can be asked for when there are two, or no more come."""
+        self._anchors.append(anchor)
+        codes, still = smoothed(self._model, list(self._anchors))
+        if len(self._anchors) <= 2:  # nothing was restored yet
+            self._codes = deque(codes, maxlen=2)
+        else:
+            held, target = self._codes[-1], codes[-1]
+            if still and float(distance(self._model, held[None], target[None])) <= CONTENT:
+                target = held
+            self._codes.append(target)
+        self._distance += mean_distance(self._model, [anchor], self._codes[-1][None])
+        self._seen += 1
+
+    def shot(self, first: int, stop: int) -> Shot:
+        """The frames from the last anchor but one on, as part of the shot first to stop - 1."""
+        indices = tuple(a.index for a in self._anchors)[-2:]
+        codes = torch.stack(tuple(self._codes))
+        return Shot(first, stop, indices, codes, self.spread)
+
+    @property
+    def spread(self) -> float:
+        """As in `Shot`, of the anchors so far."""
+        return self._distance / self._seen
+
+
+def is_anchor(offset: int) -> bool:
+    """Whether the blur is estimated so many frames after a shot's beginning."""
+    return offset % FURTHEST == 0 or offset in (FIRST, 2 * FIRST)
+
+
+def observe(upscaler: Upscaler, rgb: Tensor, index: int) -> Anchor:
+    """Estimate the blur of a frame (3, H, W)."""
+    crops = informative_crops(rgb[None])
+    code = upscaler.estimate_on(crops).code[0].float().cpu()
+    energy = sum(
+        float(crop.diff(dim=axis).square().mean()) if crop.shape[axis] > 1 else 0.0
+        for _, _, crop in crops
+        for axis in (2, 3)
+    )
+    return Anchor(index, code, energy / len(crops) + 1e-9)
+
+
+def smoothed(model: DAN, anchors: Sequence[Anchor]) -> tuple[Tensor, bool]:
+    """The track's codes at the anchors (A, m), and whether they are all the same."""
+    seen = torch.stack([a.code for a in anchors]).double()
+    precision = torch.tensor([a.precision for a in anchors], dtype=torch.float64)
+    noise = (precision.mean() / precision).tolist()  # variances, 1 for an anchor like the others
+    gaps = [b.index - a.index for a, b in zip(anchors, anchors[1:], strict=False)]
+    still = (seen * (precision / precision.sum())[:, None]).sum(0).expand_as(seen)
+    runs = [_filter(seen, noise, gaps, walk) for walk in WALKS]
+    best = max(runs[1:], key=lambda run: run.likelihood)
+    if best.likelihood - runs[0].likelihood > EVIDENCE:
+        walked = _backwards(best, gaps)
+        if float(distance(model, walked, still).max()) > CONTENT:
+            return walked.float(), False
+    return still.float(), True
+
+
+def mean_distance(model: DAN, anchors: Sequence[Anchor], codes: Tensor) -> float:
+    """`Shot.spread`, of the track's codes (A, m) at the anchors."""
+    return float(distance(model, torch.stack([a.code for a in anchors]), codes).mean())
+
+
+def distance(model: DAN, a: Tensor, b: Tensor) -> Tensor:
+    """Total variation between the kernels of codes (A, m): (A,), 0 the same, 1 nothing shared."""
+    return (_kernels(model, a) - _kernels(model, b)).abs().sum((1, 2)) / 2
+
+
+def _kernels(model: DAN, codes: Tensor) -> Tensor:
+    return model.decode(codes.to(model.encoder)).cpu()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A Kalman filter's means (A, m) and variances, these in units of the noise's variance."""
+
+    means: list[Tensor]
+    variances: list[float]
+    walk: float
+    likelihood: float
+
+
+def _filter(seen: Tensor, noise: list[float], gaps: list[int], walk: float) -> _Run:
+    # A diffuse start: the first anchor is the first mean. The noise's variance of every entry is
+    # profiled out of the likelihood, so that gains are the same for all of them.
+    means, variances = [seen[0]], [noise[0]]
+    squares, log_determinant = torch.zeros_like(seen[0]), 0.0
+    for y, r, gap in zip(seen[1:], noise[1:], gaps, strict=True):
+        predicted = variances[-1] + walk * gap
+        total = predicted + r
+        surprise = y - means[-1]
+        squares = squares + surprise**2 / total
+        log_determinant += math.log(total)
+        means.append(means[-1] + predicted / total * surprise)
+        variances.append(predicted * r / total)
+    n, m = len(gaps), seen.shape[1]
+    variance = squares / max(n, 1) + FLOOR**2
+    likelihood = -0.5 * (n * float(variance.log().sum()) + m * log_determinant)
+    return _Run(means, variances, walk, likelihood)
+
+
+def _backwards(run: _Run, gaps: list[int]) -> Tensor:
+    path = [run.means[-1]]
+    for mean, variance, gap in zip(
+        run.means[-2::-1], run.variances[-2::-1], gaps[::-1], strict=True
+    ):
+        gain = variance / (variance + run.walk * gap)
+        path.append(mean + gain * (path[-1] - mean))
+    return torch.stack(path[::-1])

@@ -79,6 +79,7 @@ def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> Non
             model=model(options),
             device=options.device,
             engine=options.engine,
+            precision=options.precision,
             tile=options.tile,
             kernel=kernel(options.kernel),
             stream=options.stream,

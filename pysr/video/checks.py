@@ -18,7 +18,7 @@ import torch
 from pysr.video.clip import Clip, VideoError, probe, pyav
 from pysr.video.pipeline import DEPTH, Times
 from pysr.video.segments import Segment
-from pysr.video.worker import Work, Worker
+from pysr.video.worker import Worker
 
 MEASURED = 4  # frames
 LOOKAHEAD = 60  # frames that x264 and x265 hold back, about
@@ -47,16 +47,16 @@ class Estimate:
     free: int
 
 
-def estimate(work: Work, segments: Sequence[Segment], folder: Path) -> Estimate:
+def estimate(worker: Worker, segments: Sequence[Segment], folder: Path) -> Estimate:
     """Restore a few frames from the middle of the clip and extrapolate.
 
     Raises:
         VideoError: if the result will not fit on the disk.
     """
-    frames = len(work.clip)
+    clip = worker.work.clip
+    frames = len(clip)
     count = min(MEASURED, frames)
     first = (frames - count) // 2
-    worker = Worker(work)
     sizes: list[int] = []
     times: list[Times] = []
     for stop in (first + 1, first + count):
@@ -73,7 +73,7 @@ def estimate(work: Work, segments: Sequence[Segment], folder: Path) -> Estimate:
         (long.encode - short.encode) / more,
     )
     key, rest = sizes[0], max(sizes[1] - sizes[0], 0) / more
-    copied = sum(map(_bytes, work.clip.files or (work.clip.path,)))
+    copied = sum(map(_bytes, clip.files or (clip.path,)))
     disk = 2 * int(len(segments) * key + frames * rest) + copied
     free = shutil.disk_usage(folder).free
     if disk > free:

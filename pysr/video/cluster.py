@@ -22,6 +22,7 @@ from types import ModuleType
 
 import torch
 
+from pysr.upscaler import Upscaler
 from pysr.video.clip import VideoError
 from pysr.video.pipeline import Times
 from pysr.video.segments import Segment
@@ -39,12 +40,14 @@ def make(
     finished: Finished,
     advanced: Advanced,
     *,
+    upscaler: Upscaler,
     jobs: int = 1,
     cluster: str | None = None,
 ) -> Times:
     """Make segments, each a file in `folder` when `finished` is called with it.
 
     Args:
+        upscaler: for this process, where that does the work.
         jobs: processes; on a cluster its workers, where 1 is as many as it has GPUs, or else nodes.
         cluster: address of a Ray cluster, "auto" for the one this machine belongs to, or "local" to
             begin one here.
@@ -57,7 +60,7 @@ def make(
         return _on_ray(work, folder, segments, finished, advanced, cluster, jobs)
     if jobs > 1:
         return _in_processes(work, folder, segments, finished, advanced, jobs)
-    return Worker(work).make(segments, folder, finished, advanced)
+    return Worker(work, upscaler).make(segments, folder, finished, advanced)
 
 
 def _in_processes(
@@ -104,7 +107,7 @@ def _begin_process(work: Work, folder: Path, counter, threads: int) -> None:
     gpus = torch.cuda.device_count()
     if gpus and work.device in ("auto", "cuda"):
         work = replace(work, device=f"cuda:{number % gpus}")
-    _worker, _folder = Worker(work), folder
+    _worker, _folder = Worker(work, work.upscaler()), folder
 
 
 def _end_with_parent() -> None:
@@ -169,8 +172,8 @@ def _on_ray(
 
 
 class _RayWorker:
-    """What comes by a task is kept by Ray until the task is done, and is there for a second attempt;
-    what comes by a constructor is not. So the model is loaded with the first task."""
+    """What comes with a task is kept by Ray until it is done, and there for a second attempt; what
+    comes with the constructor is not. So the model is loaded with the first task."""
 
     _worker: Worker | None = None
 
@@ -178,7 +181,7 @@ class _RayWorker:
         """A segment's files come back as bytes: machines share no folder for results."""
         if self._worker is None:
             check_input(work)
-            self._worker = Worker(work)
+            self._worker = Worker(work, work.upscaler())
         with tempfile.TemporaryDirectory() as folder:
             segment, path, facts, times = _make_one(self._worker, segment, Path(folder))
             return segment, _pack(path), facts, times

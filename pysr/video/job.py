@@ -12,28 +12,30 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import pysr
 from pysr.nets import DAN, fingerprint, load_model
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler
-from pysr.video import checks
+from pysr.video import checks, figures
 from pysr.video.clip import Clip, VideoError, probe, pyav
 from pysr.video.cluster import make
 from pysr.video.colour import to_rgb
+from pysr.video.encoding import Encoding
 from pysr.video.journal import Journal, digest
 from pysr.video.mux import assemble, check_target
 from pysr.video.pipeline import Times
 from pysr.video.reader import read
 from pysr.video.segments import LENGTH, Segment, plan
-from pysr.video.worker import Facts, Work
-from pysr.video.writer import Encoding
+from pysr.video.track import Shot, track
+from pysr.video.worker import Facts, Work, Worker
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,6 @@ class Report:
         times: where the workers' time went, added up over all of them.
         tile: the smallest that was needed, see `FrameRestorer`.
         workers: how many frames each worker made, by host and process.
-        shots: per shot its frames, kernel and figures.
         lost: what the target could not keep, in words.
     """
 
@@ -81,7 +82,7 @@ class Report:
     times: Times
     tile: int
     workers: dict[str, int]
-    shots: list[dict]
+    shots: list[figures.ShotReport]
     lost: list[str]
 
     def to_json(self) -> str:
@@ -95,6 +96,7 @@ def upscale(
     model: str | Path | DAN = DEFAULT_MODEL,
     device: str = "auto",
     engine: str = "auto",
+    precision: str = "auto",
     tile: int = TILE,
     kernel: np.ndarray | None = None,
     stream: int | None = None,
@@ -113,7 +115,7 @@ def upscale(
     Args:
         source: a video file, a folder of pictures, or a pattern such as frames/%05d.png.
         target: the same; the ending of a file says its container.
-        model, device, engine: as `pysr.load` takes them; or a model that is loaded.
+        model, device, engine, precision: as `pysr.load` takes them; or a model that is loaded.
         tile: as `Upscaler.__call__` takes it.
         kernel: (k, k), the blur if it is known; followed through the clip when None.
         stream: index of the video stream among the file's streams; FFmpeg's choice when None.
@@ -135,7 +137,7 @@ def upscale(
     clock.stage("reading")
     clip = probe(source, stream)
     network = model if isinstance(model, DAN) else load_model(model)
-    upscaler = Upscaler(network, device=device, engine=engine)
+    upscaler = Upscaler(network, device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)
     lost = check_target(target, clip, encoding)
     content = digest(clip.files or [clip.path])
@@ -150,20 +152,34 @@ def upscale(
         **asdict(encoding),
         "versions": {"pysr": pysr.__version__, "av": pyav().__version__},
     }
-    with Journal.opened(target, identity, suffix=encoding.suffix, restart=restart) as journal:
-        codes, shots = _track(upscaler, clip, kernel, journal)
-        work = Work(clip, content, network, device, engine, tile, encoding, codes)
+    with (
+        upscaler,
+        Journal.opened(target, identity, suffix=encoding.suffix, restart=restart) as journal,
+    ):
+        shots = _shots(upscaler, clip, kernel, journal, clock)
+        work = Work(clip, content, network, device, engine, precision, tile, encoding, tuple(shots))
         segments = plan(len(clip), clip.keys, segment)
         todo = [s for s in segments if journal.facts(s.index) is None]
         resumed = len(clip) - sum(map(len, todo))
-        clock.stage("measuring")
-        expected = checks.estimate(work, segments, journal.work) if cluster is None else None
+        expected = None
+        if cluster is None:
+            clock.stage("measuring")
+            expected = checks.estimate(Worker(work, upscaler), segments, journal.work)
         clock.restoring(resumed, len(clip), expected)
 
         def finished(segment: Segment, path: Path, facts: Facts) -> None:
             journal.finish(segment.index, path, asdict(facts))
 
-        times = make(work, journal.work, todo, finished, clock.advance, jobs=jobs, cluster=cluster)
+        times = make(
+            work,
+            journal.work,
+            todo,
+            finished,
+            clock.advance,
+            upscaler=upscaler,
+            jobs=jobs,
+            cluster=cluster,
+        )
         clock.stage("assembling")
         lost += _put_together(target, work, segments, upscaler.scale, journal)
         facts = [Facts(**journal.facts(s.index)) for s in segments]
@@ -180,7 +196,7 @@ def upscale(
         times=times,
         tile=min(f.tile for f in facts),
         workers=_by_worker(facts),
-        shots=shots,
+        shots=figures.report(shots, network, [f.figures for f in facts]),
         lost=list(dict.fromkeys(lost)),
     )
 
@@ -194,17 +210,22 @@ def _check_paths(source: Path, target: Path) -> None:
         raise VideoError(f"{target}: the result would overwrite its source")
 
 
-def _track(upscaler: Upscaler, clip: Clip, kernel, journal: Journal) -> tuple[Tensor, list[dict]]:
-    code = journal.noted("track")
-    if code is None:
-        if kernel is not None:
-            estimate = upscaler._given(kernel)
-        else:
-            frame = next(read(clip, len(clip) // 2))
-            estimate = upscaler.estimates(to_rgb(frame.planes, clip.colour, clip.depth)[None])[0]
-        code = estimate.code.tolist()
-        journal.note("track", code)
-    return torch.tensor(code).expand(len(clip), -1), []
+def _shots(
+    upscaler: Upscaler, clip: Clip, kernel: np.ndarray | None, journal: Journal, clock: _Clock
+) -> list[Shot]:
+    """The kernel track of the whole clip, from the journal where an earlier run came so far."""
+    if kernel is not None:
+        code = upscaler.given(kernel).code.cpu()
+        return [Shot(0, len(clip), (0,), code, 0.0)]
+    noted = journal.noted("shots")
+    if noted is None:
+        frames = (
+            to_rgb(frame.planes, clip.colour, clip.depth, upscaler.device)
+            for frame in clock.counted("following the blur", read(clip), len(clip))
+        )
+        noted = [shot.to_json() for shot in track(upscaler, frames)]
+        journal.note("shots", noted)
+    return [Shot.from_json(shot) for shot in noted]
 
 
 def _put_together(
@@ -237,6 +258,12 @@ class _Clock:
 
     def stage(self, name: str) -> None:
         self._report(Progress(name, self._done, self._total))
+
+    def counted(self, stage: str, items: Iterator[Item], total: int) -> Iterator[Item]:
+        """The same items, each reported when the next is asked for."""
+        for done, item in enumerate(items, 1):
+            yield item
+            self._report(Progress(stage, done, total))
 
     def restoring(self, done: int, total: int, expected: checks.Estimate | None) -> None:
         """Restoring begins, at frame `done`."""

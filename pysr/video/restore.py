@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pysr.upscaler import Upscaler
+from pysr import arrays
+from pysr.upscaler import Estimate, Upscaler
 from pysr.video.clip import Clip
-from pysr.video.colour import to_rgb
 
 SMALLEST_TILE = 64  # below, the halo is most of the work
 
@@ -35,8 +35,8 @@ class FrameRestorer:
         self._upscaler, self._clip = upscaler, clip
         self.tile = tile
 
-    def __call__(self, index: int, planes: tuple[Tensor, Tensor, Tensor], code: Tensor) -> Tensor:
-        """(3, s*H, s*W) in [0, 1] on the upscaler's device.
+    def __call__(self, index: int, rgb: Tensor, estimate: Estimate) -> Tensor:
+        """(1, 3, s*H, s*W) from rgb (1, 3, H, W), both in [0, 1] on the upscaler's device.
 
         Raises:
             FrameError: if it fails twice for another reason than memory, or for memory in tiles of
@@ -44,7 +44,7 @@ class FrameRestorer:
         """
         failed = None
         while True:
-            result, error = self._attempt(planes, code)
+            result, error = self._attempt(rgb, estimate)
             if error is None:
                 return result
             if _out_of_memory(error) and self._halve_tile():
@@ -54,13 +54,9 @@ class FrameRestorer:
                 raise FrameError(f"frame {index} failed twice: {words}") from error
             failed = error
 
-    def _attempt(self, planes, code) -> tuple[Tensor | None, Exception | None]:
+    def _attempt(self, rgb: Tensor, estimate: Estimate) -> tuple[Tensor | None, Exception | None]:
         try:
-            rgb = to_rgb(planes, self._clip.colour, self._clip.depth, self._upscaler.device)
-            result = self._upscaler.restore(rgb[None], code, tile=self.tile)[0]
-            if not bool(result.sum().isfinite()):
-                return None, ArithmeticError("the model gave NaN or infinity")
-            return result, None
+            return self._upscaler.restored(arrays.unpack(rgb), estimate, self.tile)[0], None
         except Exception as error:
             # Its traceback would keep the tensors of the failed attempt alive during the next.
             return None, error.with_traceback(None)

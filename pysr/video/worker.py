@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +18,28 @@ from pathlib import Path
 from torch import Tensor
 
 from pysr.nets import DAN
-from pysr.upscaler import Upscaler
+from pysr.upscaler import Estimate, Upscaler
 from pysr.video import pipeline
 from pysr.video.clip import Clip, VideoError
+from pysr.video.colour import to_rgb
+from pysr.video.encoding import Encoding
+from pysr.video.figures import Figures
 from pysr.video.journal import digest
 from pysr.video.reader import Frame, read
 from pysr.video.restore import Copier, FrameRestorer, Moving
 from pysr.video.segments import Segment
-from pysr.video.writer import Encoding, SegmentWriter
+from pysr.video.track import Shot
+from pysr.video.writer import SegmentWriter
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a result depends on, apart from the journal's `identity` that it is known by.
+    """Everything that a worker needs.
 
     Attributes:
-        device, engine: as `pysr.load` takes them.
-        codes: (frames, m) kernel codes.
+        input: digest of the clip's file, for machines that have a copy of their own.
+        device, engine, precision: as `pysr.load` takes them.
+        shots: of the whole clip.
     """
 
     clip: Clip
@@ -41,9 +47,15 @@ class Work:
     model: DAN
     device: str
     engine: str
+    precision: str
     tile: int
     encoding: Encoding
-    codes: Tensor
+    shots: tuple[Shot, ...]
+
+    def upscaler(self) -> Upscaler:
+        return Upscaler(
+            self.model, device=self.device, engine=self.engine, precision=self.precision
+        )
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,13 @@ class Facts:
     Attributes:
         tile: the smallest that it needed.
         worker: host and process that made it.
+        figures: see `Figures.gathered`.
     """
 
     frames: int
     tile: int
     worker: str
+    figures: dict[str, dict]
 
 
 Finished = Callable[[Segment, Path, Facts], None]
@@ -66,13 +80,13 @@ Finished = Callable[[Segment, Path, Facts], None]
 class Worker:
     """Makes segments of one job."""
 
-    def __init__(self, work: Work):
-        self.work = work
-        upscaler = Upscaler(work.model, device=work.device, engine=work.engine)
+    def __init__(self, work: Work, upscaler: Upscaler):
+        self.work, self._upscaler = work, upscaler
         self._restorer = FrameRestorer(upscaler, work.clip, work.tile)
         self._up, self._down = Copier(upscaler.device), Copier(upscaler.device)
-        self._codes = work.codes.to(upscaler.device)
         self._size = tuple(upscaler.scale * n for n in (work.clip.height, work.clip.width))
+        self._kernel_of: tuple[int, Tensor | None] = (-1, None)
+        self._firsts = [shot.first for shot in work.shots]
 
     @property
     def frame_bytes(self) -> int:
@@ -99,7 +113,7 @@ class Worker:
         """
 
         def encode(frames: Iterator[_Restored]) -> None:
-            for segment, own in itertools.groupby(frames, key=lambda frame: frame.segment):
+            for segment, own in itertools.groupby(frames, key=lambda frame: frame.decoded.segment):
                 path = folder / f"{segment.index:06d}{self.work.encoding.suffix}"
                 finished(segment, path, self._encode(segment, own, path, advanced))
 
@@ -107,14 +121,25 @@ class Worker:
 
     def _decoded(self, segments: Iterable[Segment]) -> Generator[_Decoded, None, None]:
         for segment in segments:
+            figures = Figures(self._upscaler)
             for frame in read(self.work.clip, segment.first, segment.stop):
-                yield _Decoded(segment, frame, self._up.upload(frame.planes))
+                yield _Decoded(segment, figures, frame, self._up.upload(frame.planes))
 
     def _restored(self, decoded: _Decoded) -> _Restored:
-        frame = decoded.frame
+        clip, index = self.work.clip, decoded.frame.index
         planes = self._up.arrived(decoded.planes)
-        rgb = self._restorer(frame.index, planes, self._codes[frame.index][None])
-        return _Restored(decoded.segment, frame, self._down.made((rgb,)), self._restorer.tile)
+        lr = to_rgb(planes, clip.colour, clip.depth, self._upscaler.device)[None]
+        shot = self.work.shots[bisect_right(self._firsts, index) - 1]
+        kernel = self._kernel(shot)
+        code = shot.code(index).to(self._upscaler.device)
+        out = self._restorer(index, lr, Estimate(kernel, code, 1 - shot.spread))
+        decoded.figures.add(index, shot, kernel, lr, out)
+        return _Restored(decoded, self._down.made((out[0],)), self._restorer.tile)
+
+    def _kernel(self, shot: Shot) -> Tensor:
+        if self._kernel_of[0] != shot.first:
+            self._kernel_of = (shot.first, shot.kernel(self.work.model))
+        return self._kernel_of[1]
 
     def _encode(
         self,
@@ -126,17 +151,17 @@ class Worker:
         expected, tile = segment.first, self.work.tile
         with SegmentWriter(path, self.work.clip, self._size, self.work.encoding) as writer:
             for restored in frames:
-                frame = restored.frame
+                frame, figures = restored.decoded.frame, restored.decoded.figures
                 if frame.index != expected:
                     raise VideoError(f"frame {expected} was expected, frame {frame.index} came")
-                (rgb,) = self._down.download(restored.planes)
+                (rgb,) = self._down.download(restored.rgb)
                 writer.write(rgb, frame.pts, frame.duration)
                 tile = min(tile, restored.tile)
                 expected += 1
                 advanced(1)
             if expected != segment.stop:
                 raise VideoError(f"frame {expected} is missing")
-        return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}")
+        return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}", figures.gathered)
 
 
 def check_input(work: Work) -> None:
@@ -155,13 +180,13 @@ def check_input(work: Work) -> None:
 @dataclass(frozen=True)
 class _Decoded:
     segment: Segment
+    figures: Figures
     frame: Frame
     planes: Moving
 
 
 @dataclass(frozen=True)
 class _Restored:
-    segment: Segment
-    frame: Frame
-    planes: Moving
+    decoded: _Decoded
+    rgb: Moving
     tile: int

@@ -4,6 +4,17 @@ block, T full-size iterations, eager float32. What pysr is timed against, and co
 import torch
 import torch.nn.functional as F
 
+from pysr.nets import DAN
+from pysr.nets.dan import initialise
+
+
+def published_model() -> DAN:
+    """Of the published sizes; what it computes plays no part in how long it takes."""
+    torch.manual_seed(0)
+    model = DAN(basis=torch.rand(441, 10)).eval()
+    initialise(model)
+    return model
+
 
 def restorer(model, lr, code):
     stretched = code[:, :, None, None].expand(-1, -1, *lr.shape[-2:])

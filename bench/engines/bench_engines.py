@@ -11,25 +11,16 @@ import copy
 
 import pytest
 import torch
-from published import loop, restorer
+from published import loop, published_model, restorer
 from side_by_side import side_by_side
 from skimage import data as photographs
 
 import pysr
 from pysr import blur, engines
 from pysr.degrade import classical, imresize
-from pysr.nets import DAN, load_model
-from pysr.nets.dan import initialise
+from pysr.nets import load_model
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-def published_model() -> DAN:
-    """Of the published sizes; what it computes plays no part in how long it takes."""
-    torch.manual_seed(0)
-    model = DAN(basis=torch.rand(441, 10)).eval()
-    initialise(model)
-    return model
 
 
 def peers(model, device, run):

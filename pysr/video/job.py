@@ -21,7 +21,7 @@ import numpy as np
 
 import pysr
 from pysr.nets import DAN, fingerprint, load_model
-from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler
+from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
 from pysr.video import checks, figures
 from pysr.video.clip import Clip, VideoError, probe, pyav
 from pysr.video.cluster import make
@@ -133,6 +133,9 @@ def upscale(
     started = time.perf_counter()
     source, target = Path(source), Path(target)
     _check_paths(source, target)
+    check_tile(tile)
+    if jobs < 1:
+        raise VideoError(f"jobs: expected at least 1, got {jobs}")
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
@@ -140,6 +143,7 @@ def upscale(
     upscaler = Upscaler(network, device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)
     lost = check_target(target, clip, encoding)
+    segments = plan(len(clip), clip.keys, segment)
     content = digest(clip.files or [clip.path])
     identity = {
         "input": content,
@@ -158,7 +162,6 @@ def upscale(
     ):
         shots = _shots(upscaler, clip, kernel, journal, clock)
         work = Work(clip, content, network, device, engine, precision, tile, encoding, tuple(shots))
-        segments = plan(len(clip), clip.keys, segment)
         todo = [s for s in segments if journal.facts(s.index) is None]
         resumed = len(clip) - sum(map(len, todo))
         expected = None

@@ -40,6 +40,7 @@ class Journal:
 
     def __init__(self, folder: Path, work: Path, suffix: str):
         self.folder, self.work, self._suffix = folder, work, suffix
+        self.removed = False
         self._segments = folder / "segments"
         self._segments.mkdir(exist_ok=True)
 
@@ -74,12 +75,21 @@ class Journal:
         try:
             _begin(target, folder, identity, restart)
             work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
+            journal = cls(folder, work, suffix)
             try:
-                yield cls(folder, work, suffix)
+                yield journal
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+                if not journal.removed and journal.empty:
+                    journal.remove()
         finally:
             lock.release()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing in it is worth keeping."""
+        kept = {path.name for path in self.folder.rglob("*")}
+        return kept <= {_LOCK, f"{_JOB}.json", self._segments.name}
 
     def segment(self, index: int) -> Path:
         return self._segments / f"{index:06d}{self._suffix}"
@@ -107,7 +117,8 @@ class Journal:
         _write_json(self.folder / f"{name}.json", value)
 
     def remove(self) -> None:
-        """The target is whole: nothing of this is needed any more."""
+        """Nothing of this is needed any more, most often because the target is whole."""
+        self.removed = True
         _clear(self.folder)
         (self.folder / _LOCK).unlink()
         with contextlib.suppress(OSError):  # another process has just begun the next job here

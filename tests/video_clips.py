@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
+
+from pysr.video.clip import Clip
+from pysr.video.colour import to_rgb
+from pysr.video.mux import assemble
+from pysr.video.reader import read
+from pysr.video.writer import Encoding, SegmentWriter
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "video"
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text"}
@@ -20,6 +28,35 @@ def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
     for bit in range(6):
         rgb[2:8, 4 + 8 * bit : 10 + 8 * bit] = 235 if index >> bit & 1 else 20
     return rgb
+
+
+def number(rgb: torch.Tensor) -> int:
+    """The number that `picture` drew, read back from (3, H, W) in [0, 1] of any scale."""
+    scale = rgb.shape[-1] // 64
+    middles = [rgb[:, 5 * scale, (7 + 8 * bit) * scale].mean() for bit in range(6)]
+    return sum(1 << bit for bit, value in enumerate(middles) if value > 0.5)
+
+
+def uneven(frames: int, seed: int = 0) -> list[int]:
+    """Times of a variable frame rate, in units of 1/12800 s."""
+    steps = random.Random(seed).choices((400, 512, 901, 1500), k=frames)
+    return [sum(steps[:i]) for i in range(frames)]
+
+
+def upscale(clip: Clip, target: Path, parts: int = 3, **options) -> tuple[str, ...]:
+    """Every pixel doubled, in segments, into the target: the job without a network."""
+    encoding = Encoding.choose(clip, target, **options)
+    bounds = [len(clip) * i // parts for i in range(parts + 1)]
+    segments = []
+    for first, stop in zip(bounds, bounds[1:], strict=False):
+        segments.append(target.parent / f"segment{first}{encoding.suffix}")
+        size = (2 * clip.height, 2 * clip.width)
+        with SegmentWriter(segments[-1], clip, size, encoding) as writer:
+            for frame in read(clip, first, stop):
+                rgb = to_rgb(frame.planes, clip.colour, clip.depth)
+                doubled = rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
+                writer.write(doubled, frame.pts, frame.duration)
+    return assemble(target, clip, segments, encoding)
 
 
 def draw_clip(

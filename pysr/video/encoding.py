@@ -95,6 +95,24 @@ class Encoding:
             return resolved(tags, height)
         return clip.colour
 
+    def open(self, context, clip: Clip, size: tuple[int, int]) -> None:
+        """Configure and open an encoder. Raises VideoError when it refuses."""
+        across, down = layout(self.pixel_format).subsampling
+        if size[1] % across or size[0] % down:
+            raise VideoError(
+                f"{self.pixel_format} needs even sizes, the result is {size[1]}x{size[0]}; "
+                "choose the pixel format yuv444p"
+            )
+        self.configure(context, clip, size)
+        try:
+            context.open()
+        except (pyav().FFmpegError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise VideoError(
+                f"{self.codec} refuses {size[1]}x{size[0]} {self.pixel_format} with crf "
+                f"{self.crf} and preset {self.preset} ({reason})"
+            ) from None
+
     def configure(self, context, clip: Clip, size: tuple[int, int]) -> None:
         """Set up an encoder that is not open yet for frames of (height, width).
 
@@ -124,7 +142,7 @@ class Encoding:
             options["x264-params"] = ":".join(filter(None, (_x264_instructions(), hdr10)))
         elif self.codec == "libx265":
             # Its information message names the machine's cores: other bits on another machine.
-            fixed = f"log-level=error:info=0:frame-threads={_X265_FRAME_THREADS}"
+            fixed = f"log-level=none:info=0:frame-threads={_X265_FRAME_THREADS}"
             hdr10 = _x26x_hdr(hdr, "master-display", "max-cll")
             options["x265-params"] = f"{fixed}:{hdr10}" if hdr10 else fixed
         elif self.codec == "libsvtav1":
@@ -153,15 +171,7 @@ class Encoding:
         worst = _WORST_CRF.get(self.codec)
         if self.crf is not None and worst is not None and not 0 <= self.crf <= worst:
             raise VideoError(f"crf: {self.codec} takes 0 (best) to {worst}, got {self.crf:g}")
-        self.configure(context, clip, (256, 256))
-        try:
-            context.open()
-        except (pyav().FFmpegError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise VideoError(
-                f"{self.codec} does not open with crf {self.crf}, preset {self.preset}, "
-                f"{self.pixel_format} ({reason})"
-            ) from None
+        self.open(context, clip, (256, 256))
 
 
 def _encoder(name: str):

@@ -111,10 +111,13 @@ def _write(path: Path, suffix: str, opened, clip: Clip, segments: list[_Segment]
 def _muxer_options(suffix: str, opened) -> dict[str, str]:
     if suffix.lower() == ".mkv":
         return {"default_mode": "passthrough"}  # else the first tracks become the default ones
-    free = opened is not None and set(_kept(opened.metadata)) - _MP4_TAGS
-    if suffix.lower() in _MP4_SUFFIXES and free:
-        return {"movflags": "use_metadata_tags"}
-    return {}
+    if suffix.lower() not in _MP4_SUFFIXES:
+        return {}
+    # Tracks that start late do so in this unit; milliseconds would move sound by samples.
+    options = {"movie_timescale": "90000"}
+    if opened is not None and set(_kept(opened.metadata)) - _MP4_TAGS:
+        options["movflags"] = "use_metadata_tags"
+    return options
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:
@@ -146,6 +149,7 @@ def _video_stream(container, suffix: str, opened, clip: Clip, template):
     video = container.add_stream_from_template(template, opaque=True)
     video.time_base = clip.time_base
     video.codec_context.framerate = clip.rate
+    video.codec_context.sample_aspect_ratio = clip.sample_aspect
     if suffix.lower() in _MP4_SUFFIXES and template.codec_context.name == "hevc":
         video.codec_context.codec_tag = "hvc1"  # Apple's players know no other
     if clip.display_matrix is not None:
@@ -196,9 +200,15 @@ def _copied_packets(opened, copies: dict) -> Iterator:
     for packet in opened.demux():
         if packet.size == 0 and packet.pts is None:
             continue  # what flushes decoders
-        if packet.stream_index in copies:
+        if packet.stream_index in copies and not _is_gap(packet):
             packet.stream = copies[packet.stream_index]
             yield packet
+
+
+def _is_gap(packet) -> bool:
+    """Between subtitles MP4 has empty ones, which its muxer writes by itself."""
+    context = packet.stream.codec_context
+    return context is not None and context.name == "mov_text" and bytes(packet) == b"\0\0"
 
 
 def _seconds(packet) -> float:
@@ -211,12 +221,20 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
     if opened is None:
         return []
     changes = []
+    kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
     with pyav().open(path, metadata_errors="replace") as written:
-        kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
         pairs = zip([s for s in opened.streams if s.index in kept], written.streams, strict=False)
         for before, after in pairs:
-            if before.disposition != after.disposition and not is_attached_picture(before):
-                changes.append(f"{in_words(before)}: disposition {before.disposition!r} is lost")
+            if before.index == clip.stream:
+                first = next(iter(written.demux(after)))
+                shift = first.pts * first.time_base - clip.pts[0] * clip.time_base
+                if abs(shift) > after.time_base:
+                    changes.append(f"all times are {float(shift):+.3f} s: {suffix} starts at zero")
+                if after.sample_aspect_ratio not in (clip.sample_aspect, None):
+                    changes.append(f"the sample aspect {clip.sample_aspect} is lost in {suffix}")
+            missing = before.disposition & ~after.disposition
+            if missing and not is_attached_picture(before):
+                changes.append(f"{in_words(before)}: the mark {missing.name} is lost")
             if (before.language or "und") != (after.language or "und"):
                 changes.append(f"{in_words(before)}: its language is lost")
             if before.metadata.get("title") != after.metadata.get("title"):

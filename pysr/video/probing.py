@@ -36,8 +36,7 @@ def probe(path: Path, index: int | None) -> Clip:
     try:
         with av.open(path, metadata_errors="replace") as container:
             stream = _choose(path, container, index)
-            clip = _header(path, container, stream)
-            clip = _with_first_frame(clip, stream)
+            clip = _describe(path, container, stream)
         with av.open(path, metadata_errors="replace") as container:
             packets = _packets(path, container, clip)
             _check_whole(path, container, packets)
@@ -52,8 +51,9 @@ def _choose(path: Path, container, index: int | None):
     """The video stream to work on; cover pictures do not count."""
     videos = [s for s in container.streams.video if not is_attached_picture(s)]
     if not videos:
-        kinds = sorted({s.type for s in container.streams})
-        raise VideoError(f"{path}: expected a video stream, the file has {', '.join(kinds)} only")
+        kinds = sorted({s.type for s in container.streams} - {"video"})
+        has = f"only {', '.join(kinds)}" if kinds else "none"
+        raise VideoError(f"{path}: expected a video stream, the file has {has}")
     if index is None:
         best = container.streams.best("video")
         return best if best in videos else videos[0]
@@ -68,41 +68,47 @@ def is_attached_picture(stream) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def _header(path: Path, container, stream) -> Clip:
-    """What the container's header says."""
-    context = stream.codec_context
-    if context is None:
+def _describe(path: Path, container, stream) -> Clip:
+    """What the header and the first frame say; the header alone may not know the format."""
+    if stream.codec_context is None:
         raise VideoError(f"{path}: FFmpeg cannot decode the codec of stream {stream.index}")
-    if context.pix_fmt is None or not context.width or not context.height:
+    frame = None
+    with contextlib.suppress(EOFError):
+        frame = next(iter(container.decode(stream)), None)
+    if frame is None:
         raise VideoError(f"{path}: stream {stream.index} holds no frame that can be decoded")
-    if context.field_order not in _PROGRESSIVE:
+    if stream.codec_context.field_order not in _PROGRESSIVE or frame.interlaced_frame:
         raise _interlaced(path)
-    format_ = layout(context.pix_fmt)
+    pixel_format = frame.format.name
+    format_ = layout(pixel_format)
     colour = ColourTags(
-        matrix=0 if format_.rgb else context.colorspace,
-        range=2 if context.pix_fmt.startswith("yuvj") else context.color_range,
-        primaries=context.color_primaries,
-        transfer=context.color_trc,
+        matrix=0 if format_.rgb else frame.colorspace,
+        range=2 if pixel_format.startswith("yuvj") else frame.color_range,
+        primaries=frame.color_primaries,
+        transfer=frame.color_trc,
         chroma_location=sidedata.chroma_location(container, stream.index),
     )
     check_tags(colour)
     return Clip(
         path=path,
         stream=stream.index,
-        codec=context.name,
-        width=context.width,
-        height=context.height,
+        codec=stream.codec_context.name,
+        width=frame.width,
+        height=frame.height,
         depth=format_.depth,
-        pixel_format=context.pix_fmt,
+        pixel_format=pixel_format,
         time_base=stream.time_base,
         rate=stream.average_rate or stream.guessed_rate or Fraction(0),
         pts=(),
         durations=(),
         keys=(),
         sample_aspect=stream.sample_aspect_ratio or Fraction(1),
-        colour=resolved(colour, context.height),
+        display_matrix=sidedata.display_matrix(frame),
+        rotation=frame.rotation % 360,
+        colour=resolved(colour, frame.height),
+        hdr=sidedata.hdr(frame),
         others=_others(container, stream),
-        lost=("transparency",) if format_.alpha else (),
+        lost=(("transparency",) if format_.alpha else ()) + sidedata.lost(frame),
     )
 
 
@@ -128,21 +134,6 @@ def in_words(stream) -> str:
     if is_attached_picture(stream):
         parts.append("cover picture")
     return f"stream {stream.index}: {', '.join(parts)}"
-
-
-def _with_first_frame(clip: Clip, stream) -> Clip:
-    frame = next(iter(stream.container.decode(stream)), None)
-    if frame is None:
-        raise VideoError(f"{clip.path}: stream {stream.index} holds no frames")
-    if frame.interlaced_frame:
-        raise _interlaced(clip.path)
-    return replace(
-        clip,
-        display_matrix=sidedata.display_matrix(frame),
-        rotation=frame.rotation % 360,
-        hdr=sidedata.hdr(frame),
-        lost=clip.lost + sidedata.lost(frame),
-    )
 
 
 def _packets(path: Path, container, clip: Clip) -> _Packets:

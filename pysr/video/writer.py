@@ -93,7 +93,7 @@ class _Encoder:
             beside = exits.enter_context(written_whole(self._path))
             self._container = exits.enter_context(pyav().open(beside, "w", format="matroska"))
             self._stream = self._container.add_stream(self._encoding.codec)
-            self._encoding.configure(self._stream.codec_context, self._clip, self._size)
+            self._encoding.open(self._stream.codec_context, self._clip, self._size)
             self._exits = exits.pop_all()
         return self
 

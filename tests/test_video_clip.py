@@ -1,0 +1,174 @@
+"""Probing: what a file holds, and what is refused before any work."""
+
+from fractions import Fraction
+
+import av
+import pytest
+from video_clips import REAL, draw_clip, uneven
+
+from pysr.video.clip import ColourTags, VideoError, probe
+
+HDR10 = (
+    "log-level=none:max-cll=1000,400:"
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
+)
+
+
+@pytest.mark.parametrize("name, unit", [("a.mp4", Fraction(1, 12800)), ("a.mkv", Fraction(1, 1000))])
+def test_a_probe_finds_every_frame_and_what_travels_with_it(tmp_path, name, unit):
+    times = uneven(20)
+    path = draw_clip(
+        tmp_path / name,
+        pts=times,
+        frames=20,
+        languages=("eng", "fra"),
+        subtitles=("deu",),
+        chapters=True,
+        rotation=90,
+        tags={"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1},
+        sample_aspect=Fraction(4, 3),
+    )
+    clip = probe(path)
+    exact = [time * Fraction(1, 12800) for time in times]
+    assert clip.time_base == unit
+    assert all(abs(pts * unit - t) <= unit / 2 for pts, t in zip(clip.pts, exact, strict=True))
+    assert clip.pts == tuple(sorted(clip.pts)) and clip.keys == (0, 8, 16)
+    assert [a + d for a, d in zip(clip.pts, clip.durations, strict=True)][:-1] == [*clip.pts[1:]]
+    assert (clip.width, clip.height, clip.depth, clip.pixel_format) == (64, 48, 8, "yuv420p")
+    assert clip.sample_aspect == Fraction(4, 3) and clip.rotation == 90
+    assert clip.colour == ColourTags(1, 1, 1, 1, 1)
+    words = " ".join(clip.others)
+    assert all(part in words for part in ("audio aac, eng", "audio aac, fra", "deu", "2 chapters"))
+
+
+def test_ten_bits_hdr10_and_chroma_location_are_found(tmp_path):
+    path = draw_clip(
+        tmp_path / "hdr.mp4",
+        frames=4,
+        codec="libx265",
+        pixel_format="yuv420p10le",
+        tags={"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1},
+        options={"x265-params": HDR10, "chroma_sample_location": "topleft"},
+    )
+    clip = probe(path)
+    assert clip.depth == 10 and clip.colour == ColourTags(9, 1, 9, 16, 3)
+    assert clip.hdr.light == (1000, 400) and clip.hdr.luminance == (Fraction(1, 10000), 1000)
+    assert clip.hdr.primaries[:2] == (Fraction(34000, 50000), Fraction(16000, 50000))
+
+
+def test_unspecified_tags_follow_the_height_of_the_clip(tmp_path):
+    assert probe(draw_clip(tmp_path / "a.mp4", 2)).colour == ColourTags(6, 1, 2, 2, 1)
+
+
+def _nothing(path):
+    path.write_bytes(b"")
+
+
+def _words(path):
+    path.write_text("not a film " * 100)
+
+
+def _sound(path):
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", 48000, layout="stereo")
+        frame = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame) + stream.encode(None))
+
+
+def _no_frames(path):
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height = 64, 48
+        container.start_encoding()
+
+
+def _interlaced(path):
+    draw_clip(path, options={"flags": "+ilme+ildct", "x264-params": "tff=1"})
+
+
+def _cut_with_index(path):
+    whole = draw_clip(path, muxer={"movflags": "faststart"}).read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+
+
+def _cut_without_index(path):
+    whole = draw_clip(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _cut_matroska(path):
+    whole = draw_clip(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _two_sizes(path):
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        for part, width in enumerate((64, 80)):
+            encoder = av.CodecContext.create("libx264", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, 48, "yuv420p"
+            encoder.time_base = Fraction(1, 25)
+            if part == 0:
+                stream.width, stream.height = width, 48
+            packets = []
+            for index in range(8):
+                frame = av.VideoFrame(width, 48, "yuv420p")
+                frame.pts, frame.time_base = 8 * part + index, Fraction(1, 25)
+                packets += encoder.encode(frame)
+            for packet in packets + encoder.encode(None):
+                packet.stream = stream
+                container.mux(packet)
+
+
+@pytest.mark.parametrize(
+    "name, make, words",
+    [
+        ("a.mp4", lambda path: None, "no such file"),
+        ("a.mp4", _nothing, "not readable as video"),
+        ("a.mp4", _words, "not readable as video"),
+        ("a.mp4", _sound, "expected a video stream, the file has only audio"),
+        ("a.mp4", _no_frames, "expected a video stream, the file has none"),
+        ("a.mkv", _no_frames, "not readable as video: End of file"),
+        ("a.mp4", _interlaced, "interlaced; deinterlace it first"),
+        ("a.mp4", _cut_with_index, "truncated"),
+        ("a.mp4", _cut_without_index, "truncated"),
+        ("a.mkv", _cut_matroska, "truncated: the header states"),
+        ("a.ts", _two_sizes, "resolution changes at .* from 64x48 to 80x48"),
+    ],
+)
+def test_what_cannot_be_whole_is_refused_in_one_line(tmp_path, name, make, words):
+    make(tmp_path / name)
+    with pytest.raises(VideoError, match=words) as caught:
+        probe(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cover_picture_is_not_the_video_and_other_streams_are_refused(tmp_path):
+    path = draw_clip(tmp_path / "a.mp4", languages=("eng",))
+    with pytest.raises(VideoError, match="stream 1 is no video stream; choose one of 0"):
+        probe(path, stream=1)
+    with av.open(tmp_path / "cover.mp4", "w") as container:
+        cover = container.add_stream("mjpeg", 1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame(64, 48, "yuvj420p")) + cover.encode(None))
+    with pytest.raises(VideoError, match="expected a video stream"):
+        probe(tmp_path / "cover.mp4")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/video")
+@pytest.mark.parametrize(
+    "name, stream, frames, rate, depth",
+    [
+        ("nasa_13013.mp4", 0, 325, Fraction(25), 8),
+        ("nasa_13013.mp4", 3, 390, Fraction(30000, 1001), 8),
+        ("car-detection.mp4", None, 377, Fraction(25, 2), 8),
+        ("h265_10bits.mp4", None, 30, Fraction(30), 10),
+        ("smpte-2997.mp4", None, 251, Fraction(25), 8),
+        ("carphone_pristine.mp4", None, 120, Fraction(30000, 1001), 8),
+    ],
+)
+def test_real_clips(name, stream, frames, rate, depth):
+    clip = probe(REAL / name, stream)
+    assert (len(clip), clip.rate, clip.depth) == (frames, rate, depth)

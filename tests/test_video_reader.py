@@ -1,0 +1,100 @@
+"""Frames: exactly those asked for, whole, from wherever decoding can start."""
+
+import pytest
+import torch
+from video_clips import REAL, draw_clip, number, uneven
+
+from pysr.video.clip import VideoError, probe
+from pysr.video.colour import to_rgb
+from pysr.video.reader import read
+
+# Ways of encoding that make starting in the middle hard.
+CODINGS = {
+    "b-frames": {"options": {"g": "8", "bf": "3"}, "pts": uneven(40), "frames": 40},
+    "open groups": {
+        "codec": "libx265",
+        "options": {"x265-params": "log-level=none:keyint=8:min-keyint=4:bframes=3:scenecut=0"},
+        "frames": 40,
+    },
+    "rolling refresh": {"options": {"x264-params": "intra-refresh=1:keyint=8"}, "frames": 40},
+}
+
+
+def _all_alike(clip, spans):
+    straight = list(read(clip))
+    assert [frame.index for frame in straight] == list(range(len(clip)))
+    for first, stop in spans:
+        part = list(read(clip, first, stop))
+        assert [frame.pts for frame in part] == list(clip.pts[first:stop])
+        for frame, whole in zip(part, straight[first:stop], strict=True):
+            assert frame.duration == whole.duration
+            assert all(map(torch.equal, frame.planes, whole.planes))
+    return straight
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_any_part_equals_a_straight_decode(tmp_path, coding, suffix):
+    clip = probe(draw_clip(tmp_path / f"a{suffix}", **CODINGS[coding]))
+    frames = _all_alike(clip, [(0, 1), (7, 9), (8, 8), (13, 25), (16, 17), (39, 40)])
+    drawn = [number(to_rgb(f.planes, clip.colour, clip.depth)) for f in frames]
+    assert drawn == list(range(40))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/video")
+@pytest.mark.parametrize(
+    "name, stream, first",
+    [
+        ("nasa_13013.mp4", 0, 255),
+        ("nasa_13013.mp4", 3, 230),
+        ("car-detection.mp4", None, 110),
+        ("h265_10bits.mp4", None, 11),
+        ("carphone_pristine.mp4", None, 77),
+    ],
+)
+def test_any_part_of_a_real_clip_equals_a_straight_decode(name, stream, first):
+    clip = probe(REAL / name, stream)
+    _all_alike(clip, [(first, first + 12), (len(clip) - 2, len(clip))])
+
+
+@pytest.mark.parametrize("pixel_format", ["nv12", "yuv422p", "yuv444p10le", "bgr0", "gray"])
+def test_packed_and_other_formats_hold_the_same_samples(tmp_path, pixel_format):
+    codec = {"nv12": "libx264", "gray": "ffv1", "bgr0": "ffv1"}.get(pixel_format, "libx264")
+    options = {"g": "1"} if codec == "ffv1" else {"qp": "0"}
+    path = draw_clip(
+        tmp_path / "a.mkv", 9, codec=codec, pixel_format=pixel_format, options=options
+    )
+    clip = probe(path)
+    for frame in read(clip):
+        assert frame.planes[0].shape == (48, 64)
+        assert frame.planes[0].dtype == (torch.uint8 if clip.depth == 8 else torch.uint16)
+        assert number(to_rgb(frame.planes, clip.colour, clip.depth)) == frame.index
+
+
+def test_damage_is_named_by_its_frame(tmp_path):
+    path = draw_clip(tmp_path / "a.mp4", 40, options={"g": "40", "bf": "0"}, size=(96, 128))
+    clip = probe(path)
+    data = bytearray(path.read_bytes())
+    at = len(data) // 2
+    data[at : at + 400] = bytes(400)
+    path.write_bytes(data)
+    whole = []
+    with pytest.raises(VideoError, match=r"a\.mp4: frame \d+ (is|cannot)") as caught:
+        for frame in read(clip):
+            whole.append(frame.index)
+    assert f"frame {len(whole)} " in str(caught.value) and 0 < len(whole) < 40
+
+
+def test_frames_cut_off_after_the_probe_are_missed(tmp_path):
+    path = draw_clip(tmp_path / "a.mkv")
+    clip = probe(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError, match=r"frame \d+ (is missing|is damaged|cannot)"):
+        list(read(clip))
+
+
+def test_spans_outside_the_clip_are_refused(tmp_path):
+    clip = probe(draw_clip(tmp_path / "a.mp4", 4))
+    for span in ((0, 5), (-1, 2), (3, 2)):
+        with pytest.raises(VideoError, match="the clip has frames 0 to 4"):
+            next(read(clip, *span))

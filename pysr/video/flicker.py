@@ -3,7 +3,8 @@
 Only static regions tell: where things move, the output has to change. A pixel of the input is held
 to be static between two frames when the change of its luma, as the root mean square over a window
 around it, is no more than noise makes it, and so are all pixels as far around as the restoration of
-one takes in visibly. The noise is the input's own, estimated from its finest detail.
+one takes in visibly. The noise is the input's own: that of its finest detail, or, since detail can
+pass for noise, that of the tenth of its windows that changed least, whichever is less.
 
 The output's mean squared change there, less that of the input, is flicker that restoration added;
 its root is in 8-bit levels. Noise in the input counts as far as restoration amplifies it.
@@ -21,10 +22,10 @@ from pysr.inspection import estimate_noise
 
 WINDOW = 5  # pixels
 REACH = 4  # LR pixels around a pixel that have to be static too
-# The change of a static pixel is noise twice: sqrt(2) deviations, plus what 8-bit rounding adds and
-# a window of 25 values leaves to chance.
-NOISES = 2.0
-ROUNDING = 0.75 / 255
+QUIETEST = 0.1
+# Noise changes a static pixel by sqrt(2) deviations; a window of 25 values leaves some to chance.
+NOISES = 2.5
+LEAST = 0.25 / 255
 
 
 class Flicker:
@@ -77,14 +78,11 @@ class Flicker:
 
 def static_pixels(before: Tensor, after: Tensor) -> Tensor:
     """(H, W) bool: which pixels show no motion from one frame's luma (H, W) to the next's."""
-    change = after - before
-    padding = WINDOW // 2
-    local = F.avg_pool2d(change.square()[None], WINDOW, 1, padding, count_include_pad=False)
-    largest = F.max_pool2d(local, 2 * REACH + 1, 1, REACH)[0]
-    # Fine detail can pass for noise in a frame, and motion between two: the lesser is believed.
-    between = float(change.abs().median()) / (0.6745 * math.sqrt(2))
-    noise = min(estimate_noise(after[None, None]), between)
-    return largest.sqrt() <= NOISES * noise + ROUNDING
+    squares = (after - before).square()[None]
+    changed = F.avg_pool2d(squares, WINDOW, 1, WINDOW // 2, count_include_pad=False).sqrt()
+    quietest = float(changed.flatten().kthvalue(int(QUIETEST * changed.numel()) + 1).values)
+    noise = min(estimate_noise(after[None, None]), quietest / math.sqrt(2))
+    return F.max_pool2d(changed, 2 * REACH + 1, 1, REACH)[0] <= NOISES * noise + LEAST
 
 
 def _mean_square(x: Tensor) -> float:

@@ -1,18 +1,18 @@
 """The blur of a shot, followed over time: one kernel as long as the evidence says one.
 
-The blur is estimated on few frames only, the anchors: a shot's first, those 4 and 8 frames after
-it, every 16th, and its last. That is 4 estimates in a shot of 16 frames, 7 in one of 60, and one
+The blur is estimated on few frames only, the anchors: every 4th of a shot's first 16 frames, every
+16th from there, and its last. That is 5 estimates in a shot of 16 frames, 8 in one of 60, and one
 for every 16 frames of a long one. Between anchors the code moves in a straight line.
 
 An estimate of one frame errs twice: by chance, from frame to frame, and by its content, the same
 way in frames that show the same. The first is handled by a random walk in code space, observed with
 noise (a local level model: Durbin and Koopman, Time Series Analysis by State Space Methods, 2012,
-chapter 2), smoothed by Kalman filter and Rauch-Tung-Striebel pass. How far the walk goes per frame,
-in units of the noise, is the one number in it, found by maximum likelihood over all entries of the
-code together; not going at all is the rule, which has to be outweighed. An anchor's precision is
-taken to be proportional to the gradient energy it shows, so that a frame of a fade to black says
-little. The second cannot be seen from within a shot, where a pan brings new content slowly, as a
-drift would come. So a walk that stays within the error that content alone makes is held to be none.
+chapter 2), smoothed by Kalman filter and Rauch-Tung-Striebel pass. How far an entry of the code
+walks, in units of its noise, is found by marginal likelihood; that all stand still is the rule, and
+has to be outweighed by one of them. An anchor's precision is taken to be proportional to the
+gradient energy it shows, so that a frame of a fade to black says little. The second cannot be seen
+from within a shot, where a pan brings new content slowly, as a drift would come. So a walk that
+stays within the error that content alone makes is held to be none.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ from pysr.tiling import informative_crops
 from pysr.upscaler import Estimate, Upscaler
 from pysr.video.shots import with_cuts
 
-FIRST = 4  # frames to the second anchor
+FIRST = 4  # frames between anchors at the beginning of a shot
 FURTHEST = 16  # frames between anchors at most: about half a second
 # Total variation between kernels, 0 to 1. Half the models' kernel error on photographs, which is
 # 0.09 to 0.1 as a sum of absolute differences (pysr/weights): what other content alone may do.
 CONTENT = 0.05
 WALKS = (0.0, *(10.0**e for e in range(-4, 2)))  # variance per frame over the noise's variance
-EVIDENCE = 3.0  # log likelihood by which a walk has to beat standing still: 20 to 1
+EVIDENCE = 3.0  # log likelihood by which an entry's walk has to beat standing still: 20 to 1
 WINDOW = 8  # anchors that a live track looks back over: 128 frames
-FLOOR = 1e-3  # deviation of a code's entry that makes no visible difference
+# What is known of the noise beforehand, worth so many anchors: the deviation of a code's entry from
+# frame to frame, 0.002 to 0.07 on slow pans over photographs.
+USUAL_NOISE = 0.01
+USUAL_WEIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class LiveTrack:
 
 def is_anchor(offset: int) -> bool:
     """Whether the blur is estimated so many frames after a shot's beginning."""
-    return offset % FURTHEST == 0 or offset in (FIRST, 2 * FIRST)
+    return offset % (FIRST if offset < FURTHEST else FURTHEST) == 0
 
 
 def observe(upscaler: Upscaler, rgb: Tensor, index: int) -> Anchor:
@@ -200,14 +203,15 @@ def smoothed(model: DAN, anchors: Sequence[Anchor]) -> tuple[Tensor, bool]:
     precision = torch.tensor([a.precision for a in anchors], dtype=torch.float64)
     noise = (precision.mean() / precision).tolist()  # variances, 1 for an anchor like the others
     gaps = [b.index - a.index for a, b in zip(anchors, anchors[1:], strict=False)]
-    still = (seen * (precision / precision.sum())[:, None]).sum(0).expand_as(seen)
     runs = [_filter(seen, noise, gaps, walk) for walk in WALKS]
-    best = max(runs[1:], key=lambda run: run.likelihood)
-    if best.likelihood - runs[0].likelihood > EVIDENCE:
-        walked = _backwards(best, gaps)
-        if float(distance(model, walked, still).max()) > CONTENT:
-            return walked.float(), False
-    return still.float(), True
+    gain = torch.stack([run.likelihood - runs[0].likelihood for run in runs])
+    best = gain.argmax(0) if float(gain.max()) > EVIDENCE else torch.zeros_like(gain[0]).long()
+    paths = torch.stack([_backwards(run, gaps) for run in runs])
+    walked = torch.stack([paths[w, :, entry] for entry, w in enumerate(best)], 1).float()
+    still = paths[0].float()
+    if bool(best.any()) and float(distance(model, walked, still).max()) > CONTENT:
+        return walked, False
+    return still, True
 
 
 def mean_distance(model: DAN, anchors: Sequence[Anchor], codes: Tensor) -> float:
@@ -226,19 +230,20 @@ def _kernels(model: DAN, codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Run:
-    """A Kalman filter's means (A, m) and variances, these in units of the noise's variance."""
+    """A Kalman filter: means (A, m), variances in units of the noise's, log likelihoods (m,)."""
 
     means: list[Tensor]
     variances: list[float]
     walk: float
-    likelihood: float
+    likelihood: Tensor
 
 
 def _filter(seen: Tensor, noise: list[float], gaps: list[int], walk: float) -> _Run:
-    # A diffuse start: the first anchor is the first mean. The noise's variance of every entry is
-    # profiled out of the likelihood, so that gains are the same for all of them.
+    # A diffuse start: the first anchor is the first mean. The noise's variance is integrated out,
+    # its prior a scaled inverse chi-squared, so that the gains are the same for all entries.
     means, variances = [seen[0]], [noise[0]]
-    squares, log_determinant = torch.zeros_like(seen[0]), 0.0
+    squares = torch.full_like(seen[0], USUAL_WEIGHT * USUAL_NOISE**2)
+    log_determinant = 0.0
     for y, r, gap in zip(seen[1:], noise[1:], gaps, strict=True):
         predicted = variances[-1] + walk * gap
         total = predicted + r
@@ -247,17 +252,15 @@ def _filter(seen: Tensor, noise: list[float], gaps: list[int], walk: float) -> _
         log_determinant += math.log(total)
         means.append(means[-1] + predicted / total * surprise)
         variances.append(predicted * r / total)
-    n, m = len(gaps), seen.shape[1]
-    variance = squares / max(n, 1) + FLOOR**2
-    likelihood = -0.5 * (n * float(variance.log().sum()) + m * log_determinant)
-    return _Run(means, variances, walk, likelihood)
+    weight = USUAL_WEIGHT + len(gaps)
+    return _Run(means, variances, walk, -0.5 * (weight * squares.log() + log_determinant))
 
 
 def _backwards(run: _Run, gaps: list[int]) -> Tensor:
     path = [run.means[-1]]
-    for mean, variance, gap in zip(
-        run.means[-2::-1], run.variances[-2::-1], gaps[::-1], strict=True
-    ):
-        gain = variance / (variance + run.walk * gap)
-        path.append(mean + gain * (path[-1] - mean))
+    steps = zip(run.means[-2::-1], run.variances[-2::-1], gaps[::-1], strict=True)
+    for mean, variance, gap in steps:
+        step = run.walk * gap
+        # Written so that no walk gives the last mean throughout, to the bit.
+        path.append(path[-1] + step / (variance + step) * (mean - path[-1]))
     return torch.stack(path[::-1])

@@ -60,17 +60,21 @@ def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
 
 def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):
     arguments = ("--model", tiny_model, "--progress", "lines")
-    assert run("upscale", small, tmp_path / "%03d.png", *arguments) == 0
-    pictures = sorted(tmp_path.glob("*.png"))
+    pattern = tmp_path / "pictures" / "%03d.png"
+    assert run("upscale", small, pattern, *arguments) == 0
+    pictures = sorted(pattern.parent.iterdir())
     assert len(pictures) == 5 and Image.open(pictures[0]).size == (128, 96)
-    assert run("upscale", tmp_path / "%03d.png", tmp_path / "again.mkv", *arguments) == 0
+    assert run("upscale", pattern, tmp_path / "again.mkv", *arguments) == 0
     assert len(decoded(tmp_path / "again.mkv")) == 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{png}", "{tmp}/o.png", "--crf", "20", "--jobs", "2"), "--crf, --jobs: for video only"),
+        (
+            ("{png}", "{tmp}/o.png", "--crf", "20", "--jobs", "2"),
+            "--crf, --jobs, --progress: for video only",
+        ),
         (("{clip}", "{clip}"), "overwrite its source"),
         (("{clip}", "{tmp}/none/o.mkv"), "no folder"),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "onsr"), "adapt: no method"),

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from pysr.video.job import Progress as State
 
+FORMS = ("auto", "bar", "lines", "json")
 _EVERY = {"lines": 10.0, "json": 1.0}  # seconds between reports of the same stage
 
 Show = Callable[[State], None]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pysr import pictures
 from pysr.cli.options import kernel, model
+from pysr.cli.progress import FORMS, shown
 from pysr.files import written_whole
-
-FORMS = ("auto", "bar", "lines", "json")  # of progress
+from pysr.video import images, upscale
+from pysr.video.segments import LENGTH
 
 # What is taken from a folder for a clip, and the container of its result: its own where that holds
 # what pysr writes, else Matroska, which holds nearly everything.
@@ -60,13 +61,11 @@ def is_video(source: Path, target: Path) -> bool:
     or a folder that is to become one file."""
     if source.is_dir():
         return target.suffix.lower() not in ("", *pictures.READABLE) and not target.is_dir()
-    return "%" in source.name or source.suffix.lower() not in pictures.READABLE
+    return images.is_sequence(source) or source.suffix.lower() not in pictures.READABLE
 
 
 def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> None:
     """Upscale one clip as the options say; prints a line, or JSON, about it."""
-    from pysr.cli.progress import shown
-    from pysr.video import upscale
 
     if options.adapt is not None:
         raise ValueError(
@@ -87,8 +86,8 @@ def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> Non
             crf=options.crf,
             preset=options.preset,
             pixel_format=options.pixel_format,
-            **({} if options.segment is None else {"segment": options.segment}),
-            jobs=options.jobs or 1,
+            segment=LENGTH if options.segment is None else options.segment,
+            jobs=1 if options.jobs is None else options.jobs,
             cluster=options.cluster,
             restart=options.restart,
             progress=progress,

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -193,6 +194,7 @@ def _connected(address: str) -> Iterator[ModuleType]:
         import ray
     except ImportError:
         raise VideoError("--cluster needs Ray: pip install 'pysr[ray]'") from None
+    _check_address(address)
     try:
         ray.init(
             address,
@@ -207,6 +209,17 @@ def _connected(address: str) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try for two minutes and then end the process."""
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise VideoError(f"cluster: {address!r} cannot be reached ({error})") from None
 
 
 def _pack(path: Path) -> dict[str, bytes]:

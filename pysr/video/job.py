@@ -22,7 +22,7 @@ import numpy as np
 import pysr
 from pysr.nets import DAN, fingerprint, load_model
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
-from pysr.video import checks, figures
+from pysr.video import checks, figures, images
 from pysr.video.clip import Clip, VideoError, probe, pyav
 from pysr.video.cluster import make
 from pysr.video.colour import to_rgb
@@ -132,7 +132,8 @@ def upscale(
     """
     started = time.perf_counter()
     source, target = Path(source), Path(target)
-    _check_paths(source, target)
+    place = _place(target)
+    _check_paths(source, place)
     check_tile(tile)
     if jobs < 1:
         raise VideoError(f"jobs: expected at least 1, got {jobs}")
@@ -158,7 +159,7 @@ def upscale(
     }
     with (
         upscaler,
-        Journal.opened(target, identity, suffix=encoding.suffix, restart=restart) as journal,
+        Journal.opened(place, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
         shots = _shots(upscaler, clip, kernel, journal, clock)
         work = Work(clip, content, network, device, engine, precision, tile, encoding, tuple(shots))
@@ -204,6 +205,12 @@ def upscale(
     )
 
 
+def _place(target: Path) -> Path:
+    """The one file or folder that appears in the end."""
+    pattern = images.is_sequence(target) and not target.is_dir()
+    return target.parent if pattern else target
+
+
 def _check_paths(source: Path, target: Path) -> None:
     if not target.parent.is_dir():
         raise VideoError(f"{target}: no folder {target.parent}")
@@ -234,12 +241,16 @@ def _shots(
 def _put_together(
     target: Path, work: Work, segments: list[Segment], scale: int, journal: Journal
 ) -> tuple[str, ...]:
-    """The finished file, checked, under its name; what it lost, in words."""
+    """The finished file or folder, checked, under its name; what it lost, in words."""
     paths = [journal.segment(s.index) for s in segments]
-    whole = journal.work / target.name
-    lost = assemble(whole, work.clip, paths, work.encoding)
-    checks.check(whole, work.clip, scale)
-    os.replace(whole, target)
+    place = _place(target)
+    whole = journal.work / place.name
+    made = whole if place == target else whole / target.name
+    lost = assemble(made, work.clip, paths, work.encoding)
+    checks.check(made, work.clip, scale)
+    if place.is_dir():
+        place.rmdir()  # an empty one; no other gets this far
+    os.replace(whole, place)
     return lost
 
 

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import av
 import numpy as np
 import pytest
 import torch
+from skimage import data as photographs
 from video_clips import draw_clip
 from video_jobs import FRAMES, SEGMENT, decoded, others
 
@@ -157,3 +159,39 @@ def test_what_cannot_be_is_refused_before_the_work(
     with pytest.raises(video.VideoError, match=message):
         video.upscale(short_clip, target, model=tiny_model)
     assert not (tmp_path / "out.mkv").exists() and short_clip.read_bytes() == before
+
+
+def test_each_shot_has_the_model_that_adapt_taught_it(tiny_model, tmp_path):
+    """The second of two shots is taught to be black; an interrupted job does not teach again."""
+    source, target, taught = tmp_path / "in.mkv", tmp_path / "out.mkv", []
+    cut(source)
+
+    def blacken(given):
+        assert given.budget == 5 and next(given.frames()).shape == (3, 48, 64)
+        taught.append((given.shot.first, given.shot.stop))
+        if given.shot.first > 0:
+            for parameter in given.model.parameters():
+                parameter.data.zero_()
+
+    settings = {"model": tiny_model, "segment": 4, "adapt": blacken, "adapt_budget": 5}
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(source, target, **settings, progress=stop_after(10))
+    with pytest.raises(video.VideoError, match="adapt"):
+        video.upscale(source, target, model=tiny_model, segment=4)
+    video.upscale(source, target, **settings)
+    assert taught == [(0, 12), (12, 24)]
+    with av.open(target) as container:
+        means = [f.to_ndarray(format="gray").mean() for f in container.decode(video=0)]
+    assert min(means[:12]) > 10 and max(means[12:]) < 2
+
+
+def cut(path):
+    """A clip of two shots, twelve frames each."""
+    scenes = [photographs.astronaut()[:48, :64], photographs.coffee()[200:248, 300:364]]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for scene in scenes:
+            for _ in range(12):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(scene.copy(), "rgb24")))
+        container.mux(stream.encode(None))

@@ -58,7 +58,7 @@ def test_pipeline(benchmark, clip, tmp_path, device, name, size, frames):
     code = model.init_ker_map.cpu()
     shot = Shot(0, frames, (0,), code, 0.0)
     encoding = Encoding.choose(clip, tmp_path / "out.mkv")
-    work = Work(clip, "", model, device, "auto", "auto", 768, encoding, (shot,))
+    work = Work(clip, "", model, {}, device, "auto", "auto", 768, encoding, (shot,))
     worker = Worker(work, upscaler)
     times = []
 

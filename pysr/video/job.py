@@ -22,7 +22,8 @@ import numpy as np
 import pysr
 from pysr.nets import DAN, fingerprint, load_model
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
-from pysr.video import checks, figures, images
+from pysr.video import adapting, checks, figures, images
+from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, probe, pyav
 from pysr.video.cluster import make
 from pysr.video.colour import to_rgb
@@ -99,6 +100,8 @@ def upscale(
     precision: str = "auto",
     tile: int = TILE,
     kernel: np.ndarray | None = None,
+    adapt: Adapt | None = None,
+    adapt_budget: float = BUDGET,
     stream: int | None = None,
     codec: str | None = None,
     crf: float | None = None,
@@ -118,6 +121,9 @@ def upscale(
         model, device, engine, precision: as `pysr.load` takes them; or a model that is loaded.
         tile: as `Upscaler.__call__` takes it.
         kernel: (k, k), the blur if it is known; followed through the clip when None.
+        adapt: teaches a copy of the model each shot before it is restored, see `Adaptation`; in
+            this process, and not with `cluster`.
+        adapt_budget: seconds that it is given for a shot.
         stream: index of the video stream among the file's streams; FFmpeg's choice when None.
         codec, crf, preset, pixel_format: see `Encoding.choose`.
         segment: frames that are journalled at a time.
@@ -137,6 +143,8 @@ def upscale(
     check_tile(tile)
     if jobs < 1:
         raise VideoError(f"jobs: expected at least 1, got {jobs}")
+    if adapt is not None and cluster is not None:
+        raise VideoError("adapt: not on a cluster; its models stay with this machine's journal")
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
@@ -152,6 +160,8 @@ def upscale(
         "model": fingerprint(network),
         "kernel": None if kernel is None else np.asarray(kernel).tolist(),
         "engine": upscaler.engine.describe(),
+        "adapt": adapting.name(adapt),
+        "adapt budget": None if adapt is None else adapt_budget,
         "tile": tile,
         "segment": segment,
         **asdict(encoding),
@@ -162,11 +172,28 @@ def upscale(
         Journal.opened(place, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
         shots = _shots(upscaler, clip, kernel, journal, clock)
-        work = Work(clip, content, network, device, engine, precision, tile, encoding, tuple(shots))
+        models = {}
+        if adapt is not None:
+            clock.stage("adapting")
+            models = adapting.adapted(
+                adapt, adapt_budget, clip, shots, network, upscaler.device, journal.models
+            )
+        work = Work(
+            clip,
+            content,
+            network,
+            models,
+            device,
+            engine,
+            precision,
+            tile,
+            encoding,
+            tuple(shots),
+        )
         todo = [s for s in segments if journal.facts(s.index) is None]
         resumed = len(clip) - sum(map(len, todo))
         expected = None
-        if cluster is None:
+        if cluster is None and todo:
             clock.stage("measuring")
             expected = checks.estimate(Worker(work, upscaler), segments, journal.work)
         clock.restoring(resumed, len(clip), expected)

@@ -6,6 +6,7 @@ segment.
         job.json      what the result depends on: input, model, options, versions, each as a digest
                       or a value
         *.json        what was found out about the whole clip, such as the kernel track
+        models/       weights that were learned for it
         segments/     finished segments, and beside each what is known about it
         work-*/       of one run: what is not finished; the next run removes it
 
@@ -84,6 +85,11 @@ class Journal:
                     journal.remove()
         finally:
             lock.release()
+
+    @property
+    def models(self) -> Path:
+        """A folder for weights that belong to the job."""
+        return self.folder / "models"
 
     @property
     def empty(self) -> bool:

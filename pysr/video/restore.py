@@ -31,11 +31,11 @@ class FrameRestorer:
             not fit once does not fit the next time either. The same frame is then made again.
     """
 
-    def __init__(self, upscaler: Upscaler, clip: Clip, tile: int):
-        self._upscaler, self._clip = upscaler, clip
+    def __init__(self, clip: Clip, tile: int):
+        self._clip = clip
         self.tile = tile
 
-    def __call__(self, index: int, rgb: Tensor, estimate: Estimate) -> Tensor:
+    def __call__(self, upscaler: Upscaler, index: int, rgb: Tensor, estimate: Estimate) -> Tensor:
         """(1, 3, s*H, s*W) from rgb (1, 3, H, W), both in [0, 1] on the upscaler's device.
 
         Raises:
@@ -44,7 +44,7 @@ class FrameRestorer:
         """
         failed = None
         while True:
-            result, error = self._attempt(rgb, estimate)
+            result, error = self._attempt(upscaler, rgb, estimate)
             if error is None:
                 return result
             if _out_of_memory(error) and self._halve_tile():
@@ -54,9 +54,11 @@ class FrameRestorer:
                 raise FrameError(f"frame {index} failed twice: {words}") from error
             failed = error
 
-    def _attempt(self, rgb: Tensor, estimate: Estimate) -> tuple[Tensor | None, Exception | None]:
+    def _attempt(
+        self, upscaler: Upscaler, rgb: Tensor, estimate: Estimate
+    ) -> tuple[Tensor | None, Exception | None]:
         try:
-            return self._upscaler.restored(arrays.unpack(rgb), estimate, self.tile)[0], None
+            return upscaler.restored(arrays.unpack(rgb), estimate, self.tile)[0], None
         except Exception as error:
             # Its traceback would keep the tensors of the failed attempt alive during the next.
             return None, error.with_traceback(None)
@@ -67,7 +69,7 @@ class FrameRestorer:
         if half < SMALLEST_TILE:
             return False
         self.tile = half
-        if self._upscaler.device.type == "cuda":
+        if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         return True
 

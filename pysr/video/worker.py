@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pysr.nets import DAN
+from pysr.nets import DAN, load_model
 from pysr.upscaler import Estimate, Upscaler
 from pysr.video import pipeline
 from pysr.video.clip import Clip, VideoError
@@ -26,7 +26,7 @@ from pysr.video.encoding import Encoding
 from pysr.video.figures import Figures
 from pysr.video.journal import digest
 from pysr.video.reader import Frame, read
-from pysr.video.restore import Copier, FrameRestorer, Moving
+from pysr.video.restore import Copier, FrameError, FrameRestorer, Moving
 from pysr.video.segments import Segment
 from pysr.video.track import Shot
 from pysr.video.writer import SegmentWriter
@@ -38,6 +38,7 @@ class Work:
 
     Attributes:
         input: digest of the clip's file, for machines that have a copy of their own.
+        models: weights files of shots that have a model of their own, by their first frames.
         device, engine, precision: as `pysr.load` takes them.
         shots: of the whole clip.
     """
@@ -45,6 +46,7 @@ class Work:
     clip: Clip
     input: str
     model: DAN
+    models: dict[int, Path]
     device: str
     engine: str
     precision: str
@@ -52,9 +54,10 @@ class Work:
     encoding: Encoding
     shots: tuple[Shot, ...]
 
-    def upscaler(self) -> Upscaler:
+    def upscaler(self, model: DAN | None = None) -> Upscaler:
+        """Of that model, else of the job's."""
         return Upscaler(
-            self.model, device=self.device, engine=self.engine, precision=self.precision
+            model or self.model, device=self.device, engine=self.engine, precision=self.precision
         )
 
 
@@ -82,10 +85,10 @@ class Worker:
 
     def __init__(self, work: Work, upscaler: Upscaler):
         self.work, self._upscaler = work, upscaler
-        self._restorer = FrameRestorer(upscaler, work.clip, work.tile)
+        self._restorer = FrameRestorer(work.clip, work.tile)
         self._up, self._down = Copier(upscaler.device), Copier(upscaler.device)
         self._size = tuple(upscaler.scale * n for n in (work.clip.height, work.clip.width))
-        self._kernel_of: tuple[int, Tensor | None] = (-1, None)
+        self._of_shot: tuple[int, Tensor, Upscaler] | None = None
         self._firsts = [shot.first for shot in work.shots]
 
     @property
@@ -109,7 +112,7 @@ class Worker:
             advanced: called in that thread with how many frames more have been encoded.
         Raises:
             VideoError: for a frame that cannot be read.
-            FrameError: for a frame that cannot be restored.
+            FrameError: for a frame that cannot be restored, or did not come.
         """
 
         def encode(frames: Iterator[_Restored]) -> None:
@@ -130,16 +133,21 @@ class Worker:
         planes = self._up.arrived(decoded.planes)
         lr = to_rgb(planes, clip.colour, clip.depth, self._upscaler.device)[None]
         shot = self.work.shots[bisect_right(self._firsts, index) - 1]
-        kernel = self._kernel(shot)
+        kernel, upscaler = self._tools(shot)
         code = shot.code(index).to(self._upscaler.device)
-        out = self._restorer(index, lr, Estimate(kernel, code, 1 - shot.spread))
+        out = self._restorer(upscaler, index, lr, Estimate(kernel, code, 1 - shot.spread))
         decoded.figures.add(index, shot, kernel, lr, out)
         return _Restored(decoded, self._down.made((out[0],)), self._restorer.tile)
 
-    def _kernel(self, shot: Shot) -> Tensor:
-        if self._kernel_of[0] != shot.first:
-            self._kernel_of = (shot.first, shot.kernel(self.work.model))
-        return self._kernel_of[1]
+    def _tools(self, shot: Shot) -> tuple[Tensor, Upscaler]:
+        """A shot's kernel, and what restores it."""
+        if self._of_shot is None or self._of_shot[0] != shot.first:
+            if self._of_shot is not None and self._of_shot[2] is not self._upscaler:
+                self._of_shot[2].close()
+            own = self.work.models.get(shot.first)
+            upscaler = self._upscaler if own is None else self.work.upscaler(load_model(own))
+            self._of_shot = (shot.first, shot.kernel(self.work.model), upscaler)
+        return self._of_shot[1:]
 
     def _encode(
         self,
@@ -153,14 +161,14 @@ class Worker:
             for restored in frames:
                 frame, figures = restored.decoded.frame, restored.decoded.figures
                 if frame.index != expected:
-                    raise VideoError(f"frame {expected} was expected, frame {frame.index} came")
+                    raise FrameError(f"frame {expected} was expected, frame {frame.index} came")
                 (rgb,) = self._down.download(restored.rgb)
                 writer.write(rgb, frame.pts, frame.duration)
                 tile = min(tile, restored.tile)
                 expected += 1
                 advanced(1)
             if expected != segment.stop:
-                raise VideoError(f"frame {expected} is missing")
+                raise FrameError(f"frame {expected} is missing")
         return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}", figures.gathered)
 
 

@@ -37,6 +37,7 @@ def test_lines_where_there_is_no_terminal_and_a_report(small, tiny_model, tmp_pa
     target, report = tmp_path / "out.mkv", tmp_path / "report.json"
     assert run("upscale", small, target, "--model", tiny_model, "--report", report) == 0
     captured = capsys.readouterr()
+    assert "5 frames to 128x96: about 0:00:" in captured.err
     assert "restoring 5 of 5 frames" in captured.err and "\x1b" not in captured.err
     assert "128x96, 5 frames" in captured.out
     (shot,) = json.loads(report.read_text())["shots"]

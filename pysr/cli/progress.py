@@ -34,11 +34,23 @@ def shown(form: str) -> Iterator[Show]:
 
 def _words(state: State) -> str:
     fps = f"{state.fps:.1f} fps" if state.fps else ""
-    if state.eta is None:
-        return fps
-    minutes, seconds = divmod(round(state.eta), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{fps} {hours}:{minutes:02}:{seconds:02} left".lstrip()
+    return fps if state.eta is None else f"{fps} {_clock(state.eta)} left".lstrip()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _expected(state: State) -> str:
+    """What a job will take, in words."""
+    found = state.estimate
+    gpu = f" and {found.device_memory >> 20} of the GPU's" if found.device_memory else ""
+    return (
+        f"{state.total} frames to {found.width}x{found.height}: about {_clock(found.seconds)}, "
+        f"{found.memory >> 20} MiB of memory{gpu}, {(found.disk >> 20) + 1} MiB on disk "
+        f"({found.free >> 20} free)"
+    )
 
 
 @contextlib.contextmanager
@@ -52,6 +64,8 @@ def _bar() -> Iterator[Show]:
         task = bar.add_task("", total=None, words="")
 
         def show(state: State) -> None:
+            if state.estimate:
+                bar.console.print(_expected(state))
             bar.update(
                 task,
                 description=state.stage,
@@ -64,6 +78,8 @@ def _bar() -> Iterator[Show]:
 
 
 def _line(state: State) -> None:
+    if state.estimate:
+        print(_expected(state), file=sys.stderr)
     frames = f" {state.done} of {state.total} frames {_words(state)}" if state.total else ""
     print(f"{state.stage}{frames}".rstrip(), file=sys.stderr, flush=True)
 

@@ -33,6 +33,7 @@ class Estimate:
     """What the work will take on this machine, by one worker.
 
     Attributes:
+        width, height: of the result.
         seconds: of restoring the whole clip.
         memory: bytes of the process at its peak.
         device_memory: bytes of the GPU's, 0 on a CPU.
@@ -40,6 +41,8 @@ class Estimate:
         free: bytes free there.
     """
 
+    width: int
+    height: int
     seconds: float
     memory: int
     device_memory: int
@@ -79,7 +82,15 @@ def estimate(worker: Worker, segments: Sequence[Segment], folder: Path) -> Estim
     if disk > free:
         raise VideoError(f"{folder}: needs about {disk >> 20} MiB there, {free >> 20} are free")
     held = (DEPTH + LOOKAHEAD) * worker.frame_bytes
-    return Estimate(per_frame * frames, _peak() + held, _device_peak(), disk, free)
+    return Estimate(
+        worker.size[1],
+        worker.size[0],
+        per_frame * frames,
+        _peak() + held,
+        _device_peak(),
+        disk,
+        free,
+    )
 
 
 def _bytes(path: Path) -> int:

@@ -48,6 +48,7 @@ class Progress:
         done, total: frames of the whole clip; finished by earlier runs included.
         fps: of this run so far, 0 until a frame is done.
         eta: seconds until all frames are restored, None while that is not known.
+        estimate: what was found out beforehand, when restoring begins.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Progress:
     total: int
     fps: float = 0.0
     eta: float | None = None
+    estimate: checks.Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,7 @@ class _Clock:
         self._first, self._done, self._total = done, done, total
         self._started = time.perf_counter()
         eta = None if expected is None else expected.seconds * (total - done) / total
-        self._report(Progress("restoring", done, total, eta=eta))
+        self._report(Progress("restoring", done, total, 0.0, eta, expected))
 
     def advance(self, frames: int) -> None:
         with self._lock:

@@ -81,20 +81,24 @@ Finished = Callable[[Segment, Path, Facts], None]
 
 
 class Worker:
-    """Makes segments of one job."""
+    """Makes segments of one job.
+
+    Attributes:
+        size: (height, width) of the result.
+    """
 
     def __init__(self, work: Work, upscaler: Upscaler):
         self.work, self._upscaler = work, upscaler
         self._restorer = FrameRestorer(work.clip, work.tile)
         self._up, self._down = Copier(upscaler.device), Copier(upscaler.device)
-        self._size = tuple(upscaler.scale * n for n in (work.clip.height, work.clip.width))
+        self.size = tuple(upscaler.scale * n for n in (work.clip.height, work.clip.width))
         self._of_shot: tuple[int, Tensor, Upscaler] | None = None
         self._firsts = [shot.first for shot in work.shots]
 
     @property
     def frame_bytes(self) -> int:
         """Of a finished frame, about, as an encoder holds it (4:2:0)."""
-        height, width = self._size
+        height, width = self.size
         return height * width * 3 // (1 if self.work.clip.depth > 8 else 2)
 
     def make(
@@ -157,7 +161,7 @@ class Worker:
         advanced: Callable[[int], None],
     ) -> Facts:
         expected, tile = segment.first, self.work.tile
-        with SegmentWriter(path, self.work.clip, self._size, self.work.encoding) as writer:
+        with SegmentWriter(path, self.work.clip, self.size, self.work.encoding) as writer:
             for restored in frames:
                 frame, figures = restored.decoded.frame, restored.decoded.figures
                 if frame.index != expected:

@@ -1,6 +1,6 @@
 """Probing: what a file holds, and what is refused before any work."""
 
-from fractions import Fraction
+from fractions import Fraction as F
 
 import av
 import pytest
@@ -14,7 +14,7 @@ HDR10 = (
 )
 
 
-@pytest.mark.parametrize("name, unit", [("a.mp4", Fraction(1, 12800)), ("a.mkv", Fraction(1, 1000))])
+@pytest.mark.parametrize("name, unit", [("a.mp4", F(1, 12800)), ("a.mkv", F(1, 1000))])
 def test_a_probe_finds_every_frame_and_what_travels_with_it(tmp_path, name, unit):
     times = uneven(20)
     path = draw_clip(
@@ -26,16 +26,16 @@ def test_a_probe_finds_every_frame_and_what_travels_with_it(tmp_path, name, unit
         chapters=True,
         rotation=90,
         tags={"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1},
-        sample_aspect=Fraction(4, 3),
+        sample_aspect=F(4, 3),
     )
     clip = probe(path)
-    exact = [time * Fraction(1, 12800) for time in times]
+    exact = [time * F(1, 12800) for time in times]
     assert clip.time_base == unit
     assert all(abs(pts * unit - t) <= unit / 2 for pts, t in zip(clip.pts, exact, strict=True))
     assert clip.pts == tuple(sorted(clip.pts)) and clip.keys == (0, 8, 16)
     assert [a + d for a, d in zip(clip.pts, clip.durations, strict=True)][:-1] == [*clip.pts[1:]]
     assert (clip.width, clip.height, clip.depth, clip.pixel_format) == (64, 48, 8, "yuv420p")
-    assert clip.sample_aspect == Fraction(4, 3) and clip.rotation == 90
+    assert clip.sample_aspect == F(4, 3) and clip.rotation == 90
     assert clip.colour == ColourTags(1, 1, 1, 1, 1)
     words = " ".join(clip.others)
     assert all(part in words for part in ("audio aac, eng", "audio aac, fra", "deu", "2 chapters"))
@@ -52,8 +52,8 @@ def test_ten_bits_hdr10_and_chroma_location_are_found(tmp_path):
     )
     clip = probe(path)
     assert clip.depth == 10 and clip.colour == ColourTags(9, 1, 9, 16, 3)
-    assert clip.hdr.light == (1000, 400) and clip.hdr.luminance == (Fraction(1, 10000), 1000)
-    assert clip.hdr.primaries[:2] == (Fraction(34000, 50000), Fraction(16000, 50000))
+    assert clip.hdr.light == (1000, 400) and clip.hdr.luminance == (F(1, 10000), 1000)
+    assert clip.hdr.primaries[:2] == (F(34000, 50000), F(16000, 50000))
 
 
 def test_unspecified_tags_follow_the_height_of_the_clip(tmp_path):
@@ -108,13 +108,13 @@ def _two_sizes(path):
         for part, width in enumerate((64, 80)):
             encoder = av.CodecContext.create("libx264", "w")
             encoder.width, encoder.height, encoder.pix_fmt = width, 48, "yuv420p"
-            encoder.time_base = Fraction(1, 25)
+            encoder.time_base = F(1, 25)
             if part == 0:
                 stream.width, stream.height = width, 48
             packets = []
             for index in range(8):
                 frame = av.VideoFrame(width, 48, "yuv420p")
-                frame.pts, frame.time_base = 8 * part + index, Fraction(1, 25)
+                frame.pts, frame.time_base = 8 * part + index, F(1, 25)
                 packets += encoder.encode(frame)
             for packet in packets + encoder.encode(None):
                 packet.stream = stream
@@ -161,12 +161,12 @@ def test_a_cover_picture_is_not_the_video_and_other_streams_are_refused(tmp_path
 @pytest.mark.parametrize(
     "name, stream, frames, rate, depth",
     [
-        ("nasa_13013.mp4", 0, 325, Fraction(25), 8),
-        ("nasa_13013.mp4", 3, 390, Fraction(30000, 1001), 8),
-        ("car-detection.mp4", None, 377, Fraction(25, 2), 8),
-        ("h265_10bits.mp4", None, 30, Fraction(30), 10),
-        ("smpte-2997.mp4", None, 251, Fraction(25), 8),
-        ("carphone_pristine.mp4", None, 120, Fraction(30000, 1001), 8),
+        ("nasa_13013.mp4", 0, 325, F(25), 8),
+        ("nasa_13013.mp4", 3, 390, F(30000, 1001), 8),
+        ("car-detection.mp4", None, 377, F(25, 2), 8),
+        ("h265_10bits.mp4", None, 30, F(30), 10),
+        ("smpte-2997.mp4", None, 251, F(25), 8),
+        ("carphone_pristine.mp4", None, 120, F(30000, 1001), 8),
     ],
 )
 def test_real_clips(name, stream, frames, rate, depth):

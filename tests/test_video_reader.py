@@ -61,9 +61,7 @@ def test_any_part_of_a_real_clip_equals_a_straight_decode(name, stream, first):
 def test_packed_and_other_formats_hold_the_same_samples(tmp_path, pixel_format):
     codec = {"nv12": "libx264", "gray": "ffv1", "bgr0": "ffv1"}.get(pixel_format, "libx264")
     options = {"g": "1"} if codec == "ffv1" else {"qp": "0"}
-    path = draw_clip(
-        tmp_path / "a.mkv", 9, codec=codec, pixel_format=pixel_format, options=options
-    )
+    path = draw_clip(tmp_path / "a.mkv", 9, codec=codec, pixel_format=pixel_format, options=options)
     clip = probe(path)
     for frame in read(clip):
         assert frame.planes[0].shape == (48, 64)

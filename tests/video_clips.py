@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,20 +46,31 @@ def uneven(frames: int, seed: int = 0) -> list[int]:
     return [sum(steps[:i]) for i in range(frames)]
 
 
-def upscale(clip: Clip, target: Path, parts: int = 3, **options) -> tuple[str, ...]:
-    """Every pixel doubled, in segments, into the target: the job without a network."""
+def _doubled(clip: Clip, first: int, stop: int) -> Iterator[torch.Tensor]:
+    for frame in read(clip, first, stop):
+        rgb = to_rgb(frame.planes, clip.colour, clip.depth)
+        yield rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+def blank(clip: Clip, first: int, stop: int) -> Iterator[torch.Tensor]:
+    """Small black frames in place of the clip's, where only times and other streams matter."""
+    yield from (torch.zeros(3, 48, 64) for _ in range(first, stop))
+
+
+def upscale(clip: Clip, target: Path, frames=_doubled, **options) -> tuple[str, ...]:
+    """The job without a network: frames of the clip, doubled, in segments, into the target."""
     encoding = Encoding.choose(clip, target, **options)
+    parts = min(3, len(clip))
     bounds = [len(clip) * i // parts for i in range(parts + 1)]
-    segments = []
-    for first, stop in zip(bounds, bounds[1:], strict=False):
-        segments.append(target.parent / f"segment{first}{encoding.suffix}")
-        size = (2 * clip.height, 2 * clip.width)
-        with SegmentWriter(segments[-1], clip, size, encoding) as writer:
-            for frame in read(clip, first, stop):
-                rgb = to_rgb(frame.planes, clip.colour, clip.depth)
-                doubled = rgb.repeat_interleave(2, 1).repeat_interleave(2, 2)
-                writer.write(doubled, frame.pts, frame.duration)
-    return assemble(target, clip, segments, encoding)
+    with tempfile.TemporaryDirectory() as folder:
+        segments = [Path(folder, f"{first}{encoding.suffix}") for first in bounds[:-1]]
+        for path, first, stop in zip(segments, bounds[:-1], bounds[1:], strict=True):
+            made = frames(clip, first, stop)
+            head = next(made)
+            with SegmentWriter(path, clip, tuple(head.shape[1:]), encoding) as writer:
+                for index, rgb in enumerate(itertools.chain([head], made), first):
+                    writer.write(rgb, clip.pts[index], clip.durations[index])
+        return assemble(target, clip, segments, encoding)
 
 
 def draw_clip(
@@ -144,7 +158,7 @@ def _subtitles(container, path: Path, language: str):
     stream.codec_context.subtitle_header = (
         b"[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\n"
         b"Format: Name, Fontname, Fontsize\nStyle: Default,Arial,16\n\n"
-        b"[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+        b"[Events]\nFormat: Layer, Start, End, Style, Text\n"
     )
     stream.time_base = Fraction(1, 1000)
     stream.codec_context.time_base = Fraction(1, 1000)

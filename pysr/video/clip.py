@@ -33,7 +33,8 @@ class ColourTags:
         matrix: 0 RGB, 1 BT.709, 5 and 6 BT.601, 9 BT.2020 non-constant luminance, 2 unspecified.
         range: 1 limited, 2 full, 0 unspecified.
         primaries, transfer: carried along, never converted.
-        chroma_location: 1 left, 2 centre, 3 top left, 4 top, 5 bottom left, 6 bottom; 0 unspecified.
+        chroma_location: 1 left, 2 centre, 3 top left, 4 top,
+            5 bottom left, 6 bottom, 0 unspecified.
     """
 
     matrix: int = 2

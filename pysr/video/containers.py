@@ -136,8 +136,10 @@ def _written_header(suffix: str, add: Callable) -> Fraction | None:
     try:
         with pyav().open(memory, "w") as container:
             stream = add(container)
+            if stream is None:
+                return Fraction(1)
             container.start_encoding()
-            return stream.time_base if stream is not None else Fraction(1)
+            return stream.time_base
     except (pyav().FFmpegError, ValueError):
         return None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pysr.files import written_whole
 from pysr.video import images
 from pysr.video.clip import Clip, VideoError, pyav
-from pysr.video.containers import carried, check_target, copy_stream, others, source
+from pysr.video.containers import carried, check_target, copy_stream, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
 from pysr.video.writer import FIRST_PTS, FRAME
@@ -93,9 +93,10 @@ def _number(packet) -> int:
 def _write(path: Path, suffix: str, opened, clip: Clip, segments: list[_Segment]) -> None:
     av = pyav()
     options = _muxer_options(suffix, opened)
-    with av.open(path, "w", container_options=options) as container, av.open(
-        segments[0].path
-    ) as template:
+    with (
+        av.open(path, "w", container_options=options) as container,
+        av.open(segments[0].path) as template,
+    ):
         copies = _streams(container, suffix, opened, clip, template.streams.video[0])
         video = copies.pop(clip.stream)
         headers = template.streams.video[0].codec_context.extradata

@@ -1,8 +1,9 @@
 """Frames of a clip, exactly those asked for.
 
 Decoding starts at the key frame before the first one asked for, and every frame that the packets
-promise has to come out, in order, at its own time. Decoders conceal damage and skip what they cannot
-decode; neither is passed off as whole.
+promise has to come out, in order, at its own time. Decoders conceal damage and skip what they
+cannot decode; neither is passed off as whole. What no decoder notices (bits that changed into other
+valid bits) is not noticed here either.
 """
 
 from __future__ import annotations

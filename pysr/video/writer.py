@@ -71,9 +71,7 @@ class SegmentWriter:
                 f"got {tuple(rgb.shape)}"
             )
         if self._last_pts is not None and pts <= self._last_pts:
-            raise VideoError(
-                f"{self._path}: times have to rise, got {pts} after {self._last_pts}"
-            )
+            raise VideoError(f"{self._path}: times have to rise, got {pts} after {self._last_pts}")
         self._last_pts = pts
         self._sink.write(rgb, pts)
 

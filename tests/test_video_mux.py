@@ -1,0 +1,225 @@
+"""The finished file: every frame once at its true time, every other stream as it was."""
+
+import hashlib
+from fractions import Fraction
+
+import av
+import pytest
+import torch
+from video_clips import REAL, blank, draw_clip, number, uneven, upscale
+
+from pysr.video.clip import VideoError, probe
+from pysr.video.colour import to_rgb
+from pysr.video.mux import assemble, check_target
+from pysr.video.reader import read
+from pysr.video.writer import Encoding, SegmentWriter
+
+
+def _times(clip):
+    return [pts * clip.time_base for pts in clip.pts]
+
+
+def _packets(path, stream):
+    """Times and contents of a stream, without the empty subtitles that fill MP4's gaps."""
+    with av.open(path) as container:
+        packets = [p for p in container.demux(stream) if p.size and bytes(p) != b"\0\0"]
+        return [(p.pts * p.time_base, hashlib.sha256(bytes(p)).hexdigest()) for p in packets]
+
+
+def _about(path, stream):
+    with av.open(path) as container:
+        found = container.streams[stream]
+        name = found.codec_context.name if found.codec_context else found.name
+        return found.type, name, found.language or "und", found.disposition
+
+
+def _decoding_times(path, stream=0):
+    with av.open(path) as container:
+        return [p.dts for p in container.demux(stream) if p.dts is not None]
+
+
+def _same_copies(source, target, streams):
+    for stream in streams:
+        assert _about(source, stream) == _about(target, stream)
+        assert _packets(source, stream) == _packets(target, stream)
+
+
+@pytest.mark.parametrize("suffix, data", [(".mp4", 1), (".mkv", 0), (".mov", 1)])
+def test_the_whole_clip_comes_out(tmp_path, suffix, data):
+    source = draw_clip(
+        tmp_path / f"in{suffix}",
+        40,
+        pts=uneven(40),
+        languages=("eng", "fra"),
+        subtitles=("eng", "deu"),
+        chapters=True,
+        attachment=b"glyphs" if suffix == ".mkv" else None,
+        rotation=90,
+        sample_aspect=Fraction(4, 3),
+        tags={"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1},
+        metadata={"title": "Forty frames", "studio": "none"},
+        muxer={} if suffix == ".mkv" else {"movflags": "use_metadata_tags"},
+    )
+    untouched = source.read_bytes()
+    clip, target = probe(source), tmp_path / f"out{suffix}"
+    assert upscale(clip, target) == ()
+    result = probe(target)
+    assert _times(result) == _times(clip)
+    assert (result.width, result.height) == (128, 96)
+    assert result.colour == clip.colour and result.sample_aspect == Fraction(4, 3)
+    assert result.rotation == 90 and result.display_matrix == clip.display_matrix
+    frames = [number(to_rgb(f.planes, result.colour, 8)) for f in read(result)]
+    assert frames == list(range(40))
+    order = _decoding_times(target)
+    assert all(a < b for a, b in zip(order, order[1:], strict=False))
+    _same_copies(source, target, range(1, 5))
+    with av.open(source) as before, av.open(target) as after:
+        assert len(after.streams) == len(before.streams) == 5 + data + (suffix == ".mkv")
+        assert [s.data for s in after.streams.attachments] == [
+            s.data for s in before.streams.attachments
+        ]
+        seconds = [
+            [(c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]) for c in found]
+            for found in (before.chapters(), after.chapters())
+        ]
+        assert seconds[0] == seconds[1] and len(seconds[0]) == 2
+        titles = {key.lower(): value for key, value in after.metadata.items()}
+        assert titles["title"] == "Forty frames" and titles["studio"] == "none"
+    assert source.read_bytes() == untouched
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("start", [0, 12800 * 3 // 2])
+def test_a_late_start_keeps_sound_in_sync(tmp_path, suffix, start):
+    times = [start + time for time in uneven(24)]
+    source = draw_clip(tmp_path / f"in{suffix}", pts=times, languages=("eng",))
+    clip, target = probe(source), tmp_path / f"out{suffix}"
+    upscale(clip, target)
+    assert _times(probe(target)) == _times(clip)
+    assert _packets(target, 1) == _packets(source, 1)
+
+
+def test_into_another_container_what_changes_is_said(tmp_path):
+    source = draw_clip(
+        tmp_path / "in.mp4", pts=uneven(24), languages=("eng",), metadata={"title": "x"}
+    )
+    clip, target = probe(source), tmp_path / "out.mkv"
+    words = " ".join(upscale(clip, target))
+    assert "times are rounded to 0.001 s" in words
+    # The sound begins 1024 samples before zero, a time that Matroska does not have.
+    assert "all times are +0.021 s" in words
+    shifts = [b - a for a, b in zip(_times(clip), _times(probe(target)), strict=True)]
+    sound = [b[0] - a[0] for a, b in zip(_packets(source, 1), _packets(target, 1), strict=True)]
+    expected = Fraction(1024, 48000)
+    assert all(abs(shift - expected) <= Fraction(1, 1000) for shift in shifts + sound)
+    contents = [[content for _, content in _packets(path, 1)] for path in (source, target)]
+    assert contents[0] == contents[1]
+
+
+def test_hdr10_and_ten_bits_come_out(tmp_path):
+    source = draw_clip(
+        tmp_path / "in.mkv",
+        6,
+        codec="libx265",
+        pixel_format="yuv420p10le",
+        tags={"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1},
+        options={
+            "x265-params": "log-level=none:max-cll=1000,400:master-display="
+            "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)",
+            "chroma_sample_location": "topleft",
+        },
+    )
+    clip, target = probe(source), tmp_path / "out.mp4"
+    for codec in ("libx265", "libx264"):
+        upscale(clip, target, codec=codec)
+        result = probe(target)
+        assert (result.depth, result.colour, result.hdr) == (10, clip.colour, clip.hdr)
+    encoding = Encoding.choose(clip, target, codec="libvpx-vp9")
+    losses = " ".join(check_target(target, clip, encoding))
+    assert "HDR10" in losses and "10 bits a sample become 8" in losses
+
+
+def test_a_cover_picture_comes_along(tmp_path):
+    bare = draw_clip(tmp_path / "bare.mp4", 4)
+    source = tmp_path / "in.mp4"
+    with av.open(bare) as clip, av.open(source, "w") as container:
+        video = container.add_stream_from_template(clip.streams.video[0], opaque=True)
+        cover = container.add_stream("mjpeg", 1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = cover.encode(av.VideoFrame(64, 48, "yuvj420p")) + cover.encode(None)
+        for packet in clip.demux(video=0):
+            if packet.pts is not None:
+                packet.stream = video
+                container.mux(packet)
+        container.mux(picture)
+    for suffix in (".mp4", ".mkv"):
+        target = tmp_path / f"out{suffix}"
+        upscale(probe(source), target)
+        with av.open(target) as container:
+            cover = next(s for s in container.streams if s.index == 1)
+            assert cover.disposition & av.stream.Disposition.attached_pic
+            assert bytes(next(container.demux(cover))) == bytes(picture[0])
+
+
+@pytest.mark.parametrize(
+    "suffix, target, words",
+    [
+        (".mkv", "out.mp4", r"\.mp4 cannot hold stream 2: subtitle srt, deu; .* \.mkv can"),
+        (".mp4", "out.mkv", r"\.mkv cannot hold stream 2: subtitle mov_text, deu; .* \.mp4 can"),
+        (".mp4", "out.webm", r"\.webm cannot hold stream 1: audio aac, eng"),
+        (".mp4", "out.xyz", r"\.xyz cannot hold video"),
+        (".mp4", "in.mp4", "overwrite its source"),
+        (".mp4", "none/out.mp4", "is not a folder"),
+    ],
+)
+def test_what_a_container_cannot_hold_is_refused_before_the_work(tmp_path, suffix, target, words):
+    source = draw_clip(tmp_path / f"in{suffix}", 4, languages=("eng",), subtitles=("deu",))
+    clip = probe(source)
+    encoding = Encoding.choose(clip, target)
+    with pytest.raises(VideoError, match=words) as caught:
+        check_target(tmp_path / target, clip, encoding)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "choose, words",
+    [
+        (lambda s: s[:-1], "expected 24 frames, the segments hold 16"),
+        (lambda s: [s[0], s[2], s[1]], "expected the segment of frame 8"),
+        (lambda s: [*s, s[2]], "the segments hold 32"),
+    ],
+)
+def test_wrong_segments_make_no_file(tmp_path, choose, words):
+    clip, target = probe(draw_clip(tmp_path / "in.mp4")), tmp_path / "out.mp4"
+    encoding = Encoding.choose(clip, target)
+    segments = [tmp_path / f"{first}.mkv" for first in (0, 8, 16)]
+    for number_, path in enumerate(segments):
+        with SegmentWriter(path, clip, (48, 64), encoding) as writer:
+            for index in range(8 * number_, 8 * number_ + 8):
+                writer.write(torch.zeros(3, 48, 64), clip.pts[index], clip.durations[index])
+    with pytest.raises(VideoError, match=words):
+        assemble(target, clip, choose(segments), encoding)
+    assert not target.exists() and len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/video")
+def test_real_clip_with_two_of_everything(tmp_path):
+    source, target = REAL / "nasa_13013.mp4", tmp_path / "out.mp4"
+    clip = probe(source, 0)
+    upscale(clip, target, blank)
+    assert _times(probe(target, 0)) == _times(clip)
+    _same_copies(source, target, (1, 2, 3, 4, 5))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/video")
+def test_real_clips_keep_their_bits_rate_and_sound(tmp_path):
+    clip = probe(REAL / "h265_10bits.mp4")
+    upscale(clip, tmp_path / "ten.mp4", blank)
+    ten = probe(tmp_path / "ten.mp4")
+    assert (ten.codec, ten.pixel_format, _times(ten)) == ("hevc", "yuv420p10le", _times(clip))
+    source, target = REAL / "car-detection.mp4", tmp_path / "car.mp4"
+    upscale(probe(source), target, blank)
+    car = probe(target)
+    assert car.rate == Fraction(25, 2) and len(car) == 377
+    _same_copies(source, target, [1])

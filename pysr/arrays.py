@@ -119,7 +119,7 @@ def unpack(image) -> Unpacked:
         raise TypeError(f"image: expected uint8, uint16 or floating point, got {tensor.dtype}")
     channels = tensor.shape[1]
     rgb = values[:, :1].expand(-1, 3, -1, -1) if channels == 1 else values[:, :3]
-    alpha = values[:, 3:] if channels == 4 else None
+    alpha = values[:, 3:].clamp(0, 1) if channels == 4 else None
     return Unpacked(rgb.clamp(0, 1), alpha, tensor.dtype, channels, batched, wrap)
 
 

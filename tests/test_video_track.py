@@ -68,11 +68,11 @@ def test_a_frame_without_detail_says_little(model):
 
 def test_the_live_track_holds_a_steady_kernel_and_follows_a_drift(model):
     def path(seen):
-        live, codes = LiveTrack(model), []
+        live, codes = LiveTrack(model, 0), []
         for before, anchor in zip([None, *seen], seen, strict=False):
             live.add(anchor)
             if before is not None:
-                shot = live.shot(0, anchor.index + 1)
+                shot = live.shot(anchor.index + 1)
                 codes += [shot.code(i)[0] for i in range(before.index, anchor.index)]
         return torch.stack(codes)
 
@@ -84,6 +84,17 @@ def test_the_live_track_holds_a_steady_kernel_and_follows_a_drift(model):
     assert float(distance(model, followed[[0, -1]], ends).max()) < CONTENT
     steps = distance(model, followed[1:], followed[:-1])
     assert float(steps.max()) < 0.02  # no jump anywhere
+
+
+def test_anchors_grow_rare_while_the_blur_stands_still_and_return_when_it_moves(model):
+    widths = [1.0] * 97 + torch.linspace(1.0, 1.6, 30).tolist()
+    live, due = LiveTrack(model, 0), []
+    for seen in anchors(model, widths, every=1):
+        if seen.index == live.due:
+            due.append(seen.index)
+            live.add(seen)
+    assert due[:9] == [0, 2, 4, 8, 16, 32, 48, 64, 80]
+    assert set(torch.tensor(due).diff()[-5:].tolist()) == {2}
 
 
 def test_between_anchors_the_code_is_linear():
@@ -107,8 +118,8 @@ def clip():
 def test_a_clip_is_tracked_shot_by_shot(upscaler, clip):
     shots = list(track(upscaler, clip))
     assert [(s.first, s.stop, s.indices) for s in shots] == [
-        (0, 12, (0, 4, 8, 11)),
-        (12, 17, (12, 16)),
+        (0, 12, (0, 2, 4, 8, 11)),
+        (12, 17, (12, 14, 16)),
     ]
     for shot, width in zip(shots, (1.5, 0.7), strict=True):
         assert (shot.codes == shot.codes[0]).all() and 0 <= shot.spread < 0.1

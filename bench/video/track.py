@@ -1,14 +1,18 @@
 """The kernel track beside a blur estimated frame by frame, and beside the true one.
 
-    python bench/video/track.py --data FOLDER_OF_HR_FRAMES [--json FILE]
+    python bench/video/track.py --data FOLDER_OF_HR_FRAMES --scale 4 [--json FILE]
 
 The frames are blurred by a kernel that stays, or by one that widens from frame to frame, reduced
-and rounded to 8 bits, with and without noise. Flicker is taken over all pairs of frames, with
-`restless`, which needs the truth but no static regions: the frame-to-frame change of the error, in
-8-bit levels, root mean square. Noise and motion cause most of it; a method is to be compared with
-the true kernel's row. `step` is what the kernel does: the mean total variation distance, 0 to 1,
-between neighbouring frames' kernels. `live` is the track that a stream has, with its bounded
-look-ahead.
+and rounded to 8 bits, with and without noise. Three figures say how steady a method
+is:
+
+- kernel_flicker: what its kernel alone changes from frame to frame, in 8-bit levels, root mean
+  square: every frame restored with its own kernel, less the same with the kernel of the frame
+  before. This is the flicker of a clip that stands still. A kernel that really widens has some: the
+  true kernel's row.
+- step: the mean total variation distance, 0 to 1, between neighbouring frames' kernels.
+- flicker: `pysr.video.flicker` over all pairs of frames, and `static`, the share of pixels it is
+  from. It counts noise that restoration amplifies, which a sharper kernel does more.
 """
 
 import argparse
@@ -34,22 +38,20 @@ from pysr.video.track import track
 
 NOISE = 2 / 255
 LEVELS = 255
-Restored = tuple[Sequence[Tensor], Sequence[Tensor]]  # pictures and their kernels
+Restored = tuple[Sequence[Tensor], Sequence[Estimate]]  # pictures and their blurs
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a clip: PSNR on Y in dB, flicker and restlessness in 8-bit levels, the kernel's
-    step, the share of pixels that were static, seconds a frame."""
+    """A method on a clip: PSNR on Y in dB, the figures above, seconds a frame."""
 
-    scale: int
     blur: str
     noise: float
     method: str
     psnr: float
-    flicker: float
-    restless: float
+    kernel_flicker: float
     step: float
+    flicker: float
     static: float
     seconds: float
 
@@ -57,27 +59,29 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
+    parser.add_argument("--scale", type=int, choices=(2, 4), required=True)
     parser.add_argument("--json")
     options = parser.parse_args()
+    scale = options.scale
+    upscaler = pysr.load(f"dan-lite-x{scale}", device="cpu")
+    hr = [
+        cropped(arrays.unpack(pictures.read(path).pixels).rgb, scale)
+        for path in pictures.listing(options.data)
+    ]
     rows = []
-    for scale in (4, 2):
-        upscaler = pysr.load(f"dan-lite-x{scale}", device="cpu")
-        hr = [
-            cropped(arrays.unpack(pictures.read(p).pixels).rgb, scale)
-            for p in pictures.listing(options.data)
-        ]
-        for name, kernels in blurs(scale, len(hr)).items():
-            for noise in (0.0, NOISE):
-                lr = [
-                    classical(frame, kernel, scale, noise=noise, generator=i)
-                    for i, (frame, kernel) in enumerate(zip(hr, kernels, strict=True))
-                ]
-                for method, restored in methods(upscaler, lr, kernels).items():
-                    rows.append(measured(scale, name, noise, method, lr, hr, restored))
-                    print(rows[-1], flush=True)
+    for name, kernels in blurs(scale, len(hr)).items():
+        for noise in (0.0, NOISE):
+            lr = [
+                classical(frame, kernel, scale, noise=noise, generator=i)
+                for i, (frame, kernel) in enumerate(zip(hr, kernels, strict=True))
+            ]
+            for method, restored in methods(upscaler, lr, kernels).items():
+                rows.append(measured(upscaler, name, noise, method, lr, hr, restored))
+                print(rows[-1], flush=True)
     if options.json:
         result = {
             "command": " ".join(["python", *sys.argv]),
+            "scale": scale,
             "frames": len(hr),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -106,7 +110,7 @@ def methods(
 ) -> dict[str, Callable[[], Restored]]:
     def by(estimates: Iterable[Estimate]) -> Restored:
         pairs = [
-            (upscaler.restored(arrays.unpack(frame), estimate)[0], estimate.kernel)
+            (upscaler.restored(arrays.unpack(frame), estimate)[0], estimate)
             for frame, estimate in zip(lr, estimates, strict=True)
         ]
         return tuple(zip(*pairs, strict=True))
@@ -118,15 +122,12 @@ def methods(
     return {
         "frame by frame": lambda: by(upscaler.estimate_on(informative_crops(x)) for x in lr),
         "track": tracked,
-        "live": lambda: tuple(
-            zip(*((result.image, result.kernel) for result in upscaler.stream(lr)), strict=True)
-        ),
         "true kernel": lambda: by(upscaler.given(kernel) for kernel in kernels),
     }
 
 
 def measured(
-    scale: int,
+    upscaler: Upscaler,
     name: str,
     noise: float,
     method: str,
@@ -135,26 +136,34 @@ def measured(
     restored: Callable[[], Restored],
 ) -> Row:
     started = time.perf_counter()
-    sr, kernels = restored()
+    sr, estimates = restored()
     seconds = (time.perf_counter() - started) / len(lr)
     sr = [to_8bit(x) for x in sr]
     flicker = Flicker()
     for i in range(1, len(lr)):
         flicker.add(torch.cat(lr[i - 1 : i + 1]), torch.cat(sr[i - 1 : i + 1]))
-    errors = [x - y for x, y in zip(sr, hr, strict=True)]
-    changes = [float((b - a).square().mean()) for a, b in zip(errors, errors[1:], strict=False)]
+    squares = [
+        0.0 if own.code.equal(last.code) else change(upscaler, frame, own, last)
+        for frame, own, last in zip(lr[1:], estimates[1:], estimates, strict=False)
+    ]
+    kernels = torch.stack([estimate.kernel for estimate in estimates])
     return Row(
-        scale=scale,
         blur=name,
         noise=noise,
         method=method,
-        psnr=sum(psnr(x, y, scale) for x, y in zip(sr, hr, strict=True)) / len(hr),
+        psnr=sum(psnr(x, y, upscaler.scale) for x, y in zip(sr, hr, strict=True)) / len(hr),
+        kernel_flicker=LEVELS * math.sqrt(sum(squares) / len(squares)),
+        step=float(kernels.diff(dim=0).abs().sum((1, 2)).mean() / 2),
         flicker=flicker.value,
-        step=float(torch.stack(kernels).diff(dim=0).abs().sum((1, 2)).mean() / 2),
-        restless=LEVELS * math.sqrt(sum(changes) / len(changes)),
         static=flicker.share,
         seconds=seconds,
     )
+
+
+def change(upscaler: Upscaler, frame: Tensor, one: Estimate, other: Estimate) -> float:
+    """Mean squared difference of a frame restored with two blurs."""
+    a, b = (upscaler.restored(arrays.unpack(frame), estimate)[0] for estimate in (one, other))
+    return float((a - b).square().mean())
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 Only static regions tell: where things move, the output has to change. A pixel of the input is held
 to be static between two frames when the change of its luma, as the root mean square over a window
 around it, is no more than noise makes it, and so are all pixels as far around as the restoration of
-one takes in visibly. The noise is the input's own: that of its finest detail, or, since detail can
-pass for noise, that of the tenth of its windows that changed least, whichever is less.
+one takes in visibly. The noise is the input's own, measured in time and in space, each where there
+is least of it: motion does not pass for noise where the picture is flat, nor detail where it stands
+still; of the two the lesser is believed.
 
 The output's mean squared change there, less that of the input, is flicker that restoration added;
 its root is in 8-bit levels. Noise in the input counts as far as restoration amplifies it.
@@ -18,11 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pysr.inspection import estimate_noise
-
 WINDOW = 5  # pixels
 REACH = 4  # LR pixels around a pixel that have to be static too
-QUIETEST = 0.1
+QUIETEST = 0.1  # of the windows
 # Noise changes a static pixel by sqrt(2) deviations; a window of 25 values leaves some to chance.
 NOISES = 2.5
 LEAST = 0.25 / 255
@@ -78,11 +77,25 @@ class Flicker:
 
 def static_pixels(before: Tensor, after: Tensor) -> Tensor:
     """(H, W) bool: which pixels show no motion from one frame's luma (H, W) to the next's."""
-    squares = (after - before).square()[None]
-    changed = F.avg_pool2d(squares, WINDOW, 1, WINDOW // 2, count_include_pad=False).sqrt()
-    quietest = float(changed.flatten().kthvalue(int(QUIETEST * changed.numel()) + 1).values)
-    noise = min(estimate_noise(after[None, None]), quietest / math.sqrt(2))
-    return F.max_pool2d(changed, 2 * REACH + 1, 1, REACH)[0] <= NOISES * noise + LEAST
+    changed = _local(after - before)
+    # The finest diagonal detail, in which white noise keeps its deviation.
+    diagonal = (after[1:, 1:] - after[1:, :-1] - after[:-1, 1:] + after[:-1, :-1]) / 2
+    noise = _quietest(changed) / math.sqrt(2)
+    if diagonal.numel():
+        noise = min(noise, _quietest(_local(diagonal)))
+    largest = F.max_pool2d(changed[None], 2 * REACH + 1, 1, REACH)[0]
+    return largest <= NOISES * noise + LEAST
+
+
+def _local(x: Tensor) -> Tensor:
+    """Root mean square over the window around every pixel of (H, W)."""
+    padding = WINDOW // 2
+    squares = F.avg_pool2d(x.square()[None], WINDOW, 1, padding, count_include_pad=False)
+    return squares[0].sqrt()
+
+
+def _quietest(x: Tensor) -> float:
+    return float(x.flatten().kthvalue(int(QUIETEST * x.numel()) + 1).values)
 
 
 def _mean_square(x: Tensor) -> float:

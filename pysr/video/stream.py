@@ -9,36 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from pysr import arrays
 from pysr.upscaler import TILE, Estimate, Upscaled, Upscaler, check_tile
-from pysr.video.flicker import Flicker
+from pysr.video.report import Meter, ShotReport
 from pysr.video.shots import with_cuts
-from pysr.video.track import LiveTrack, is_anchor, observe
-
-
-@dataclass(frozen=True)
-class ShotReport:
-    """What was found out about a shot, frames first to stop - 1.
-
-    Attributes:
-        kernel: (k, k) float32, sums to 1: the mean of those that its frames were restored with.
-        spread: as in `pysr.video.track.Shot`; 0.0 where the kernel was given.
-        consistency: the mean over its anchors, see `pysr.Upscaled`.
-        flicker: 8-bit levels, see `pysr.video.flicker`, from the pairs of an anchor and the frame
-            after it.
-    """
-
-    first: int
-    stop: int
-    kernel: Tensor
-    spread: float
-    consistency: float
-    flicker: float
+from pysr.video.track import LiveTrack, observe
 
 
 def stream(
@@ -58,8 +34,8 @@ def stream(
         on_shot: called with what was found out about a shot when its last frame has come out.
     Returns:
         an iterator of as many results, in order, each of its frame's type, dtype and device. Their
-        `consistency` is that of the last anchor up to the frame, their `confidence` 1 less the
-        spread of the shot so far.
+        `consistency` is measured on every 16th frame of a shot and stands until the next, their
+        `confidence` is 1 less the spread of the shot so far.
     Raises:
         ValueError, TypeError: at once for a kernel or tile that `__call__` refuses; at its turn for
             a frame that it refuses or of another size than those before, named by its number. This,
@@ -91,8 +67,8 @@ class _Stream:
             self._waiting.append(picture)
             if self._given is not None:
                 yield from self._settle(index + 1)
-            elif is_anchor(index - self._first):
-                self._track.add(observe(self._upscaler, picture.rgb[0], index))
+            elif index == self._track.due:
+                self._observe(index)
                 if index > self._first:
                     yield from self._settle(index + 1)
         if index >= 0:
@@ -104,60 +80,37 @@ class _Stream:
         """A shot begins with this frame."""
         self._first = self._done = index
         self._waiting: deque[arrays.Unpacked] = deque()
-        self._track = LiveTrack(self._upscaler.model)
-        self._flicker, self._anchor = Flicker(), None
-        self._consistencies: list[float] = []
-        self._kernels = torch.zeros(())
+        self._track = LiveTrack(self._upscaler.model, index)
+        self._meter = Meter(self._upscaler, index)
 
     def _finish(self, stop: int) -> Iterator[Upscaled]:
         """Settle what still waits of the shot that ends before frame `stop`, and report."""
-        if self._given is None and not is_anchor(stop - 1 - self._first):
-            last = self._waiting[-1].rgb[0]
-            self._track.add(observe(self._upscaler, last, stop - 1))
+        if self._waiting and not (self._given or stop - 1 == self._first):
+            self._observe(stop - 1)
         yield from self._settle(stop)
         if self._on_shot is not None:
-            self._on_shot(self._report(stop))
+            self._on_shot(self._meter.report(0.0 if self._given else self._track.spread))
 
-    def _report(self, stop: int) -> ShotReport:
-        spread = 0.0 if self._given else self._track.spread
-        return ShotReport(
-            first=self._first,
-            stop=stop,
-            kernel=self._kernels / (stop - self._first),
-            spread=spread,
-            consistency=sum(self._consistencies) / len(self._consistencies),
-            flicker=self._flicker.value,
-        )
+    def _observe(self, index: int) -> None:
+        """Estimate the blur of the frame that came last."""
+        self._track.add(observe(self._upscaler, self._waiting[-1].rgb[0], index))
 
     def _settle(self, stop: int) -> Iterator[Upscaled]:
         """Restore the waiting frames, the last of which is stop - 1."""
-        shot = None if self._given else self._track.shot(self._first, stop)
+        shot = None if self._given else self._track.shot(stop)
         while self._waiting:
             index, picture = self._done, self._waiting.popleft()
             estimate = self._given or shot.estimate(self._upscaler.model, index)
             out, recomputed = self._upscaler.restored(picture, estimate, self._tile)
-            self._measure(index - self._first, picture, out, estimate.kernel)
+            self._meter.add(picture, out, estimate.kernel)
             self._done += 1
             yield Upscaled(
                 image=picture.pack(out),
                 kernel=picture.like(estimate.kernel),
-                consistency=self._consistencies[-1],
+                consistency=self._meter.consistency,
                 confidence=estimate.confidence,
                 recomputed=recomputed,
             )
-
-    def _measure(self, offset: int, picture: arrays.Unpacked, out: Tensor, kernel: Tensor) -> None:
-        self._kernels = self._kernels + kernel
-        if is_anchor(offset):
-            self._consistencies.append(self._upscaler.consistency(picture.rgb, out, kernel))
-        if is_anchor(offset) or is_anchor(offset - 1):
-            frame = picture.rgb, arrays.as_float(out[:, :3]).expand(-1, 3, -1, -1)
-            if is_anchor(offset):
-                self._anchor = frame
-            else:
-                pair = zip(self._anchor, frame, strict=True)
-                self._flicker.add(*(torch.cat(both) for both in pair))
-                self._anchor = None
 
 
 class _Source:

@@ -1,8 +1,9 @@
 """The blur of a shot, followed over time: one kernel as long as the evidence says one.
 
-The blur is estimated on few frames only, the anchors: every 4th of a shot's first 16 frames, every
-16th from there, and its last. That is 5 estimates in a shot of 16 frames, 8 in one of 60, and one
-for every 16 frames of a long one. Between anchors the code moves in a straight line.
+The blur is estimated on few frames only, the anchors: a shot's first and last, and in between at
+gaps of 2, 2, 4, 8 and then 16 frames as long as the blur stands still, of 2 frames while it moves.
+That is 5 estimates in a steady shot of 16 frames, 8 in one of 60, and one for every 16 frames of a
+long one. Between anchors the code moves in a straight line.
 
 An estimate of one frame errs twice: by chance, from frame to frame, and by its content, the same
 way in frames that show the same. The first is handled by a random walk in code space, observed with
@@ -31,8 +32,7 @@ from pysr.tiling import informative_crops
 from pysr.upscaler import Estimate, Upscaler
 from pysr.video.shots import with_cuts
 
-FIRST = 4  # frames between anchors at the beginning of a shot
-FURTHEST = 16  # frames between anchors at most: about half a second
+CLOSEST, FURTHEST = 2, 16  # frames between anchors
 # Total variation between kernels, 0 to 1. Half the models' kernel error on photographs, which is
 # 0.09 to 0.1 as a sum of absolute differences (pysr/weights): what other content alone may do.
 CONTENT = 0.05
@@ -119,19 +119,22 @@ def track(upscaler: Upscaler, frames: Iterable[Tensor]) -> Iterator[Shot]:
             `with_cuts`' two.
     """
     anchors: list[Anchor] = []
-    first, index, last = 0, -1, None
+    index, last = -1, None
     for index, (frame, begins) in enumerate(with_cuts(frames)):
-        if begins and last is not None:
-            yield _closed(upscaler, anchors, first, index, last)
-            anchors, first = [], index
-        if is_anchor(index - first):
+        if begins:
+            if last is not None:
+                yield _closed(upscaler, anchors, index, last)
+            anchors, live = [], LiveTrack(upscaler.model, index)
+        if live.due == index:
             anchors.append(observe(upscaler, frame, index))
+            live.add(anchors[-1])
         last = frame
     if last is not None:
-        yield _closed(upscaler, anchors, first, index + 1, last)
+        yield _closed(upscaler, anchors, index + 1, last)
 
 
-def _closed(upscaler: Upscaler, anchors: list[Anchor], first: int, stop: int, last: Tensor) -> Shot:
+def _closed(upscaler: Upscaler, anchors: list[Anchor], stop: int, last: Tensor) -> Shot:
+    first = anchors[0].index
     if anchors[-1].index < stop - 1:
         anchors.append(observe(upscaler, last, stop - 1))
     codes, _ = smoothed(upscaler.model, anchors)
@@ -145,9 +148,13 @@ class LiveTrack:
     It looks back over the last WINDOW anchors. A kernel once in use is kept while they can be told
     by one kernel which is no further from it than CONTENT; else the code moves to the newest anchor
     of the smoothed walk, in a straight line from the anchor before.
+
+    Attributes:
+        due: the frame that is to be the next anchor.
     """
 
-    def __init__(self, model: DAN):
+    def __init__(self, model: DAN, first: int):
+        self.due = self._first = first
         self._model = model
         self._anchors: deque[Anchor] = deque(maxlen=WINDOW)
         self._codes: deque[Tensor] = deque(maxlen=2)
@@ -167,22 +174,20 @@ class LiveTrack:
             self._codes.append(target)
         self._distance += mean_distance(self._model, [anchor], self._codes[-1][None])
         self._seen += 1
+        elapsed = anchor.index - self._first
+        gap = min(max(elapsed, CLOSEST), FURTHEST) if still else CLOSEST
+        self.due = anchor.index + gap
 
-    def shot(self, first: int, stop: int) -> Shot:
-        """The frames from the last anchor but one on, as part of the shot first to stop - 1."""
+    def shot(self, stop: int) -> Shot:
+        """The frames up to stop - 1, valid from the last anchor but one on."""
         indices = tuple(a.index for a in self._anchors)[-2:]
         codes = torch.stack(tuple(self._codes))
-        return Shot(first, stop, indices, codes, self.spread)
+        return Shot(self._first, stop, indices, codes, self.spread)
 
     @property
     def spread(self) -> float:
         """As in `Shot`, of the anchors so far."""
         return self._distance / self._seen
-
-
-def is_anchor(offset: int) -> bool:
-    """Whether the blur is estimated so many frames after a shot's beginning."""
-    return offset % (FIRST if offset < FURTHEST else FURTHEST) == 0
 
 
 def observe(upscaler: Upscaler, rgb: Tensor, index: int) -> Anchor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from pysr import pictures
@@ -94,9 +93,9 @@ def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> Non
         )
     if options.report:
         with written_whole(options.report) as beside:
-            beside.write_text(report.to_json() + "\n")
+            beside.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if options.progress == "json":
-        print(json.dumps({"stage": "done", **asdict(report)}), flush=True)
+        print(json.dumps({"stage": "done", **report.as_json()}), flush=True)
         return
     for loss in report.lost:
         print(f"pysr upscale: {target}: not kept: {loss}", file=sys.stderr)

@@ -1,10 +1,13 @@
-"""What is measured of each shot while its frames pass: on few of them, since it is not free."""
+"""The figures of shots when segments are made in any order and anywhere.
+
+What `pysr.video.report.Meter` measures of a shot that is seen from its first frame on, is measured
+here by segments, kept with each, and put together in the end.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,28 +15,8 @@ from torch import Tensor
 from pysr.nets import DAN
 from pysr.upscaler import Upscaler
 from pysr.video.flicker import Flicker
+from pysr.video.report import EVERY, ShotReport
 from pysr.video.track import Shot
-
-EVERY = 32  # frames of a shot; of them and their next neighbours it is measured
-
-
-@dataclass(frozen=True)
-class ShotReport:
-    """Of frames first to stop - 1.
-
-    Attributes:
-        kernel: (k, k), sums to 1: the mean over the shot.
-        spread: see `pysr.video.track.Shot`; 0 for a kernel that was given.
-        consistency: mean in dB, see `pysr.Upscaled`; None for a shot of which nothing was measured.
-        flicker: 8-bit levels, see `pysr.video.flicker`; None where nothing stands still.
-    """
-
-    first: int
-    stop: int
-    kernel: list[list[float]]
-    spread: float
-    consistency: float | None
-    flicker: float | None
 
 
 class Figures:
@@ -82,10 +65,10 @@ def report(shots: Sequence[Shot], model: DAN, gathered: Sequence[dict]) -> list[
             ShotReport(
                 shot.first,
                 shot.stop,
-                shot.kernel(model).tolist(),
+                shot.kernel(model),
                 shot.spread,
-                sum(consistency) / len(consistency) if consistency else None,
-                None if math.isnan(flicker.value) else flicker.value,
+                sum(consistency) / len(consistency) if consistency else math.nan,
+                flicker.value,
             )
         )
     return reports

@@ -7,7 +7,7 @@ target appears in the end, when it has been checked.
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import threading
 import time
@@ -32,6 +32,7 @@ from pysr.video.journal import Journal, digest
 from pysr.video.mux import assemble, check_target
 from pysr.video.pipeline import Times
 from pysr.video.reader import read
+from pysr.video.report import ShotReport
 from pysr.video.segments import LENGTH, Segment, plan
 from pysr.video.track import Shot, track
 from pysr.video.worker import Facts, Work, Worker
@@ -85,11 +86,17 @@ class Report:
     times: Times
     tile: int
     workers: dict[str, int]
-    shots: list[figures.ShotReport]
+    shots: list[ShotReport]
     lost: list[str]
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+    def as_json(self) -> dict:
+        """For `json.dumps`: lists for kernels, None for what could not be measured."""
+        return {**asdict(self), "shots": [_as_json(shot) for shot in self.shots]}
+
+
+def _as_json(shot: ShotReport) -> dict:
+    figures = {**asdict(shot), "kernel": shot.kernel.tolist()}
+    return {name: None if value != value else value for name, value in figures.items()}
 
 
 def upscale(
@@ -151,7 +158,8 @@ def upscale(
     clock.stage("reading")
     clip = probe(source, stream)
     network = model if isinstance(model, DAN) else load_model(model)
-    upscaler = Upscaler(network, device=device, engine=engine, precision=precision)
+    # The engine takes its model to its device; the other one can be sent to workers.
+    upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)
     lost = check_target(target, clip, encoding)
     segments = plan(len(clip), clip.keys, segment)

@@ -91,18 +91,21 @@ def test_an_interrupted_job_goes_on_and_a_changed_one_is_refused(
 def test_a_frame_that_fails_is_made_again_once(
     short_clip, tiny_model, upscaled, tmp_path, monkeypatch, times
 ):
-    target, calls = tmp_path / "out.mkv", []
+    target, begun = tmp_path / "out.mkv", []
     restore = NativeEngine.restore
 
     def failing(self, lr, code, gates=None):
-        calls.append(lr)
-        if failures and len(calls) > 20:
+        if begun and failures:
             raise failures.pop()
         return restore(self, lr, code, gates)
 
+    def begin(state):
+        if state.stage == "restoring" and state.done >= SEGMENT:
+            begun.append(state.done)
+
     failures = [RuntimeError("the device hiccuped") for _ in range(times)]
     monkeypatch.setattr(NativeEngine, "restore", failing)
-    settings = {"model": tiny_model, "segment": SEGMENT}
+    settings = {"model": tiny_model, "segment": SEGMENT, "progress": begin}
     if times == 2:
         with pytest.raises(FrameError, match=r"frame \d+ failed twice: the device hiccuped"):
             video.upscale(short_clip, target, **settings)

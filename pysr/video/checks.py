@@ -17,6 +17,7 @@ import torch
 
 from pysr.video.clip import Clip, VideoError, probe, pyav
 from pysr.video.pipeline import DEPTH, Times
+from pysr.video.probing import is_attached_picture
 from pysr.video.segments import Segment
 from pysr.video.worker import Worker
 
@@ -118,7 +119,7 @@ def check(path: Path, clip: Clip, scale: int) -> None:
     Raises:
         CheckError: if frames, times, size, tags or the sound's place are not the clip's.
     """
-    made = probe(path)
+    made = probe(path, _stream(path, clip))
     wrong = [
         f"{name} ({there}, expected {expected})"
         for name, there, expected in _compared(made, clip, scale)
@@ -135,6 +136,19 @@ def check(path: Path, clip: Clip, scale: int) -> None:
         ]
     if wrong:
         raise CheckError(f"{path.name}: the finished file is wrong in {', '.join(wrong)}")
+
+
+def _stream(path: Path, clip: Clip) -> int | None:
+    """The result's number among a finished file's streams: of its videos the same as before."""
+    if path.is_dir() or clip.files or not path.exists():
+        return None
+    numbers = []
+    for file in (clip.path, path):
+        with pyav().open(str(file), metadata_errors="replace") as container:
+            videos = [s.index for s in container.streams.video if not is_attached_picture(s)]
+            numbers.append(videos)
+    before, after = numbers
+    return after[before.index(clip.stream)] if len(before) == len(after) else None
 
 
 def _compared(made: Clip, clip: Clip, scale: int) -> Iterator[tuple[str, object, object]]:

@@ -4,6 +4,20 @@ block, T full-size iterations, eager float32. What pysr is timed against, and co
 import torch
 import torch.nn.functional as F
 
+from pysr.nets import DAN, load_model
+from pysr.nets.dan import initialise
+
+
+def model_of(name: str) -> DAN:
+    """A shipped model, or one of the published sizes, of which no weights are shipped: what it
+    computes plays no part in how long it takes."""
+    if name != "published sizes":
+        return load_model(name)
+    torch.manual_seed(0)
+    model = DAN(basis=torch.rand(441, 10)).eval()
+    initialise(model)
+    return model
+
 
 def restorer(model, lr, code):
     stretched = code[:, :, None, None].expand(-1, -1, *lr.shape[-2:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -186,14 +186,14 @@ def _write_sixteen_bit(path: Path, picture: Picture) -> None:
     path.write_bytes(data.tobytes())
 
 
-def listing(folder: str | Path) -> list[Path]:
-    """The picture files of a folder, sorted by name. Raises PictureError when there is none."""
+def listing(folder: str | Path, endings: Sequence[str] = READABLE) -> list[Path]:
+    """The files of a folder with those endings, sorted by name; PictureError if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and p.is_file())
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and p.is_file())
     if not paths:
-        raise PictureError(f"{folder}: no pictures ({', '.join(READABLE)}) in this folder")
+        raise PictureError(f"{folder}: no files of {', '.join(endings)} in this folder")
     return paths
 
 

@@ -89,7 +89,7 @@ def test_upscale_a_folder_and_name_what_failed(picture, tmp_path, capsys):
     capsys.readouterr()
     assert run("upscale", folder, tmp_path / "again", "--scale", 2) == 2
     error = capsys.readouterr().err
-    assert "bad.png" in error and "1 of 3 pictures were not upscaled" in error
+    assert "bad.png" in error and "1 of 3 files were not upscaled" in error
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["0.png", "1.png"]
 
 

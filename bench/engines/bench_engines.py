@@ -11,28 +11,15 @@ import copy
 
 import pytest
 import torch
-from published import loop, restorer
+from published import loop, model_of, restorer
 from side_by_side import side_by_side
 from skimage import data as photographs
 
 from pysr import blur, engines
 from pysr.degrade import classical, imresize
-from pysr.nets import DAN, load_model
-from pysr.nets.dan import initialise
 from pysr.upscaler import Upscaler
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-def model_of(name: str) -> DAN:
-    """A shipped model, or one of the published sizes, of which no weights are shipped: what it
-    computes plays no part in how long it takes."""
-    if name != "published sizes":
-        return load_model(name)
-    torch.manual_seed(0)
-    model = DAN(basis=torch.rand(441, 10)).eval()
-    initialise(model)
-    return model
 
 
 def peers(model, device, run):

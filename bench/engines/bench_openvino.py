@@ -7,12 +7,11 @@ Needs `pip install 'pysr[peers]'`. What INT8 costs in PSNR is measured by bench/
 
 import pytest
 import torch
-from bench_engines import published_model
+from published import model_of
 from side_by_side import side_by_side
 
 from pysr import engines
 from pysr.evaluate.speed import operations
-from pysr.nets import load_model
 
 openvino_peer = pytest.importorskip("openvino_peer")
 CPU = torch.device("cpu")
@@ -22,7 +21,7 @@ CPU = torch.device("cpu")
     "name, size", [("published sizes", (128, 128)), ("dan-lite-x4", (320, 480))]
 )
 def test_restorer(benchmark, name, size):
-    model = published_model() if name == "published sizes" else load_model(name)
+    model = model_of(name)
     lr, code = torch.rand(1, 3, *size), torch.rand(1, model.config.code_length)
     peers = {
         f"OpenVINO {precision}": openvino_peer.restorer(model, precision, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     blurring = _kernel(options)
-    for source, target in outputs(options.input, options.output):
+    for source, target in outputs(Path(options.input), Path(options.output)):
         picture = pictures.read(source)
         pictures.check_writable(target, picture)
         unpacked = arrays.unpack(picture.pixels)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pysr import pictures
 from pysr.blur import check_kernel
+from pysr.nets import DAN, SHIPPED, load_model
+from pysr.upscaler import DEFAULT_MODEL, Upscaler
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +28,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
-def upscaler(options: argparse.Namespace):
-    """The Upscaler that --model and --scale ask for."""
-    from pysr.nets import SHIPPED
-    from pysr.upscaler import DEFAULT_MODEL, load
-
+def model(options: argparse.Namespace) -> DAN:
+    """The model that --model and --scale ask for."""
     name = options.model
     if name is None:
         name = DEFAULT_MODEL if options.scale is None else f"dan-lite-x{options.scale}"
@@ -37,10 +37,21 @@ def upscaler(options: argparse.Namespace):
             raise ValueError(
                 f"scale: no model for x{options.scale} is shipped; give one by --model"
             )
-    loaded = load(name, device=options.device, engine=options.engine, precision=options.precision)
-    if options.scale not in (None, loaded.scale):
-        raise ValueError(f"scale: {name} upscales x{loaded.scale}, asked for x{options.scale}")
+    loaded = load_model(name)
+    scale = loaded.config.scale
+    if options.scale not in (None, scale):
+        raise ValueError(f"scale: {name} upscales x{scale}, asked for x{options.scale}")
     return loaded
+
+
+def upscaler(options: argparse.Namespace) -> Upscaler:
+    """The Upscaler that --model, --scale, --engine and --device ask for."""
+    return Upscaler(
+        model(options),
+        device=options.device,
+        engine=options.engine,
+        precision=options.precision,
+    )
 
 
 def kernel(path: str | None) -> np.ndarray | None:
@@ -67,13 +78,23 @@ def kernel(path: str | None) -> np.ndarray | None:
         raise ValueError(f"kernel: {path}: {error}") from None
 
 
-def outputs(source: str, target: str) -> list[tuple[Path, Path]]:
-    """Input and output files of a command that takes a picture or a folder of pictures.
+# What a result of a folder is called; formats that cannot hold every result become PNG.
+PICTURES = {
+    suffix: suffix if suffix in (".png", ".jpg", ".jpeg", ".webp") else ".png"
+    for suffix in pictures.READABLE
+}
 
-    A folder is made when it is missing; results keep their names, apart from formats that cannot
-    hold every result, which become .png.
+
+def outputs(
+    source: Path, target: Path, endings: Mapping[str, str] = PICTURES
+) -> list[tuple[Path, Path]]:
+    """Input and output files of a command that takes a file or a folder of files.
+
+    A folder is made when it is missing; results keep their names.
+
+    Args:
+        endings: of the files in a folder that are taken, and what those of their results are.
     """
-    source, target = Path(source), Path(target)
     if not source.is_dir():
         if target.is_dir():
             target = target / source.name
@@ -82,14 +103,16 @@ def outputs(source: str, target: str) -> list[tuple[Path, Path]]:
         raise ValueError(f"{target}: expected a folder, since {source} is one")
     if target.exists() and target.samefile(source):
         raise ValueError(f"{target}: results would overwrite their sources")
-    paths = pictures.listing(source)
+    paths = pictures.listing(source, tuple(endings))
     target.mkdir(parents=True, exist_ok=True)
-    keeps = (".png", ".jpg", ".jpeg", ".webp")
-    pairs = [
-        (p, target / (p.name if p.suffix.lower() in keeps else p.stem + ".png")) for p in paths
-    ]
+    pairs = [(path, target / _result_name(path, endings)) for path in paths]
     names = [out.name for _, out in pairs]
     clashes = sorted({name for name in names if names.count(name) > 1})
     if clashes:
-        raise ValueError(f"{target}: several pictures would be written to {', '.join(clashes)}")
+        raise ValueError(f"{target}: several results would be written to {', '.join(clashes)}")
     return pairs
+
+
+def _result_name(path: Path, endings: Mapping[str, str]) -> str:
+    ending = endings[path.suffix.lower()]
+    return path.name if ending == path.suffix.lower() else path.stem + ending

@@ -5,16 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from pysr import pictures
 from pysr.cli import CommandError
-from pysr.cli.options import add_model_arguments, kernel, outputs, upscaler
+from pysr.cli.options import PICTURES, add_model_arguments, kernel, outputs, upscaler
+from pysr.cli.video import (
+    CLIPS,
+    add_video_arguments,
+    is_video,
+    refuse_video_options,
+    upscale_clip,
+)
 from pysr.upscaler import TILE, Upscaled, Upscaler
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", help="a picture, or a folder of pictures")
-    parser.add_argument("output", help="a picture, or a folder")
+    parser.add_argument("input", help="a picture, a clip, a folder of them, or %%05d.png")
+    parser.add_argument("output", help="the same")
     add_model_arguments(parser)
     parser.add_argument("--kernel", help="the blur, if known: .npy, .json or a grey picture")
     parser.add_argument(
@@ -25,26 +33,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the published loop: every iteration on the whole picture, in one piece",
     )
+    add_video_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    source, target = Path(options.input), Path(options.output)
+    if is_video(source, target) and source.is_dir():
+        pairs = [(source, target)]
+    else:
+        pairs = outputs(source, target, {**PICTURES, **CLIPS})
+    videos = {source for source, target in pairs if is_video(source, target)}
+    if not videos:
+        refuse_video_options(options)
     known = kernel(options.kernel)
-    pairs = outputs(options.input, options.output)
-    restorer = upscaler(options)
+    restorer = upscaler(options) if len(videos) < len(pairs) else None
     failures = []
     for source, target in pairs:
         try:
-            started = time.perf_counter()
-            result = upscale_file(restorer, source, target, known, options.tile, options.exact)
-            print(_line(source, target, result, time.perf_counter() - started), flush=True)
+            if source in videos:
+                upscale_clip(options, source, target)
+            else:
+                _upscale_picture(restorer, source, target, known, options)
         except ValueError as error:
             if len(pairs) == 1:
                 raise
             failures.append(source)
             print(f"pysr upscale: {error}", file=sys.stderr)
     if failures:
-        raise CommandError(f"{len(failures)} of {len(pairs)} pictures were not upscaled")
+        raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
     return 0
+
+
+def _upscale_picture(restorer: Upscaler, source: Path, target: Path, known, options) -> None:
+    started = time.perf_counter()
+    result = upscale_file(restorer, source, target, known, options.tile, options.exact)
+    print(_line(source, target, result, time.perf_counter() - started), flush=True)
 
 
 def upscale_file(

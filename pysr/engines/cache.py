@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 import pysr
-from pysr.nets import DAN
+from pysr.nets import DAN, fingerprint
 
 
 def cache_folder(kind: str) -> Path:
@@ -24,9 +23,5 @@ def cache_folder(kind: str) -> Path:
 
 def model_digest(model: DAN) -> str:
     """Changes with the weights, the configuration and the versions that graphs depend on."""
-    versions = [asdict(model.config), pysr.__version__, torch.__version__]
-    digest = hashlib.sha256(json.dumps(versions).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    parts = [fingerprint(model), pysr.__version__, torch.__version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

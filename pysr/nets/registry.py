@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -66,6 +67,15 @@ def save_model(model: DAN, path: str | Path) -> None:
     }
     metadata = {"architecture": "dan", "config": json.dumps(asdict(model.config))}
     save_file(state, path, metadata)
+
+
+def fingerprint(model: DAN) -> str:
+    """SHA-256 of configuration and weights: what a model computes, whatever its file's name."""
+    digest = hashlib.sha256(json.dumps(asdict(model.config)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _is_code(key: str) -> bool:

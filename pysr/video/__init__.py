@@ -1,1 +1,6 @@
 """Video: a clip in, the whole clip out, restored, in sync, resumable."""
+
+from pysr.video.clip import Clip, VideoError, probe
+from pysr.video.job import Progress, Report, upscale
+
+__all__ = ["Clip", "Progress", "Report", "VideoError", "probe", "upscale"]

@@ -53,6 +53,17 @@ class Flicker:
         self._pixels += after.numel()
 
     @property
+    def sums(self) -> tuple[float, int, int]:
+        """What was gathered, to be added to what was gathered elsewhere."""
+        return self._excess, self._static, self._pixels
+
+    def add_sums(self, excess: float, static: int, pixels: int) -> None:
+        """Take in the `sums` of another."""
+        self._excess += excess
+        self._static += static
+        self._pixels += pixels
+
+    @property
     def value(self) -> float:
         """8-bit levels of luma, root mean square a frame; NaN where nothing was static."""
         if self._static == 0:

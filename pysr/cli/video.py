@@ -1,0 +1,106 @@
+"""The part of pysr upscale that is about video: which files are, and what can be asked for them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pysr import pictures
+from pysr.cli.options import kernel, model
+from pysr.cli.progress import FORMS, shown
+from pysr.files import written_whole
+from pysr.video import images, upscale
+from pysr.video.segments import LENGTH
+
+# What is taken from a folder for a clip, and the container of its result: its own where that holds
+# what pysr writes, else Matroska, which holds nearly everything.
+CLIPS = {
+    **{suffix: suffix for suffix in (".mkv", ".mp4", ".mov")},
+    **dict.fromkeys((".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".webm", ".wmv"), ".mkv"),
+}
+
+# Options that mean nothing for a picture; None or False is "not given".
+_OPTIONS = {
+    "--stream": dict(type=int, metavar="INDEX", help="which video stream (default: FFmpeg's)"),
+    "--codec": dict(help="an encoder of FFmpeg (default: libx264, for 10 bits libx265)"),
+    "--crf": dict(type=float, help="constant quality of the encoder, lower is better"),
+    "--preset": dict(help="the encoder's name of a speed"),
+    "--pixel-format": dict(help="FFmpeg's name (default: 4:2:0 of the clip's depth)"),
+    "--segment": dict(type=int, metavar="FRAMES", help="frames that are saved at a time"),
+    "--jobs": dict(type=int, metavar="N", help="processes, or workers of a cluster (default: 1)"),
+    "--cluster": dict(metavar="ADDRESS", help="a Ray cluster; local begins one here"),
+    "--restart": dict(action="store_true", help="forget what an earlier run has done"),
+    "--adapt": dict(metavar="METHOD", help="teach the model each shot (no method ships yet)"),
+    "--progress": dict(choices=FORMS, help="default: a bar on a terminal, else lines"),
+    "--report": dict(metavar="FILE", help="write what was done as JSON"),
+}
+
+
+def add_video_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("video")
+    for name, settings in _OPTIONS.items():
+        group.add_argument(name, **settings)
+
+
+def refuse_video_options(options: argparse.Namespace) -> None:
+    """Raises ValueError, naming the options that were given though there is no video."""
+    given = [name for name in _OPTIONS if _value(options, name) not in (None, False)]
+    if given:
+        raise ValueError(f"{', '.join(given)}: for video only, and {options.input} is none")
+
+
+def _value(options: argparse.Namespace, name: str) -> object:
+    return getattr(options, name[2:].replace("-", "_"))
+
+
+def is_video(source: Path, target: Path) -> bool:
+    """Whether a source is a clip: any file that is not named like a picture, a pattern of pictures,
+    or a folder that is to become one file."""
+    if source.is_dir():
+        return target.suffix.lower() not in ("", *pictures.READABLE) and not target.is_dir()
+    return images.is_sequence(source) or source.suffix.lower() not in pictures.READABLE
+
+
+def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> None:
+    """Upscale one clip as the options say; prints a line, or JSON, about it."""
+
+    if options.adapt is not None:
+        raise ValueError(
+            "adapt: no method comes with this version; pysr.video.upscale(adapt=...) takes yours"
+        )
+    with shown(options.progress or "auto") as progress:
+        report = upscale(
+            source,
+            target,
+            model=model(options),
+            device=options.device,
+            engine=options.engine,
+            precision=options.precision,
+            tile=options.tile,
+            kernel=kernel(options.kernel),
+            stream=options.stream,
+            codec=options.codec,
+            crf=options.crf,
+            preset=options.preset,
+            pixel_format=options.pixel_format,
+            segment=LENGTH if options.segment is None else options.segment,
+            jobs=1 if options.jobs is None else options.jobs,
+            cluster=options.cluster,
+            restart=options.restart,
+            progress=progress,
+        )
+    if options.report:
+        with written_whole(options.report) as beside:
+            beside.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    if options.progress == "json":
+        print(json.dumps({"stage": "done", **report.as_json()}), flush=True)
+        return
+    for loss in report.lost:
+        print(f"pysr upscale: {target}: not kept: {loss}", file=sys.stderr)
+    print(
+        f"{source} -> {target} ({report.width}x{report.height}, {report.frames} frames, "
+        f"{report.seconds:.1f} s)",
+        flush=True,
+    )

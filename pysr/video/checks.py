@@ -1,0 +1,211 @@
+"""What is looked at before the work, while there is nothing to lose, and after it, before the
+result takes its name."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+
+from pysr.video.clip import Clip, VideoError, probe, pyav
+from pysr.video.pipeline import DEPTH, Times
+from pysr.video.probing import is_attached_picture
+from pysr.video.segments import Segment
+from pysr.video.worker import Worker
+
+MEASURED = 4  # frames
+LOOKAHEAD = 60  # frames that x264 and x265 hold back, about
+
+
+class CheckError(RuntimeError):
+    """A finished file that is not what it should be; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the work will take on this machine, by one worker.
+
+    Attributes:
+        width, height: of the result.
+        seconds: of restoring the whole clip.
+        memory: bytes of the process at its peak.
+        device_memory: bytes of the GPU's, 0 on a CPU.
+        disk: bytes that the job needs beside the target at its end: segments and result.
+        free: bytes free there.
+    """
+
+    width: int
+    height: int
+    seconds: float
+    memory: int
+    device_memory: int
+    disk: int
+    free: int
+
+
+def estimate(worker: Worker, segments: Sequence[Segment], folder: Path) -> Estimate:
+    """Restore a few frames from the middle of the clip and extrapolate.
+
+    Raises:
+        VideoError: if the result will not fit on the disk.
+    """
+    clip = worker.work.clip
+    frames = len(clip)
+    count = min(MEASURED, frames)
+    first = (frames - count) // 2
+    sizes: list[int] = []
+    times: list[Times] = []
+    for stop in (first + 1, first + count):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            piece, own = Segment(0, first, stop), Path(scratch)
+            took = worker.make([piece], own, lambda _, path, __: sizes.append(_bytes(path)))
+            times.append(took)
+    short, long = times
+    more = max(count - 1, 1)
+    # The model has warmed up on the first frame; seeking, and filling an encoder, are in both.
+    per_frame = max(
+        long.model / count,
+        (long.decode - short.decode) / more,
+        (long.encode - short.encode) / more,
+    )
+    key, rest = sizes[0], max(sizes[1] - sizes[0], 0) / more
+    copied = sum(map(_bytes, clip.files or (clip.path,)))
+    disk = 2 * int(len(segments) * key + frames * rest) + copied
+    free = shutil.disk_usage(folder).free
+    if disk > free:
+        raise VideoError(f"{folder}: needs about {disk >> 20} MiB there, {free >> 20} are free")
+    held = (DEPTH + LOOKAHEAD) * worker.frame_bytes
+    return Estimate(
+        worker.size[1],
+        worker.size[0],
+        per_frame * frames,
+        _peak() + held,
+        _device_peak(),
+        disk,
+        free,
+    )
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def _peak() -> int:
+    """Bytes that this process has held at most; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _device_peak() -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def check(path: Path, clip: Clip, scale: int) -> None:
+    """Compare a finished file with the clip that it was made from, packet by packet.
+
+    Raises:
+        CheckError: if frames, times, size, tags or the sound's place are not the clip's.
+    """
+    made = probe(path, _stream(path, clip))
+    wrong = [
+        f"{name} ({there}, expected {expected})"
+        for name, there, expected in _compared(made, clip, scale)
+        if there != expected
+    ]
+    off = _worst(made, clip)
+    # A container may round every time to its own unit.
+    if not made.files and off > max(made.time_base, clip.time_base):
+        wrong.append(f"times (a frame is off by {float(off):.4f} s)")
+    if not made.files and not clip.files:
+        pairs = zip_longest(_sounds(path, made), _sounds(clip.path, clip))
+        wrong += [
+            f"sound {i} ({a}, expected {b})" for i, (a, b) in enumerate(pairs) if _differ(a, b)
+        ]
+    if wrong:
+        raise CheckError(f"{path.name}: the finished file is wrong in {', '.join(wrong)}")
+
+
+def _stream(path: Path, clip: Clip) -> int | None:
+    """The result's number among a finished file's streams: of its videos the same as before."""
+    if path.is_dir() or clip.files or not path.exists():
+        return None
+    numbers = []
+    for file in (clip.path, path):
+        with pyav().open(str(file), metadata_errors="replace") as container:
+            videos = [s.index for s in container.streams.video if not is_attached_picture(s)]
+            numbers.append(videos)
+    before, after = numbers
+    return after[before.index(clip.stream)] if len(before) == len(after) else None
+
+
+def _compared(made: Clip, clip: Clip, scale: int) -> Iterator[tuple[str, object, object]]:
+    yield "frames", len(made), len(clip)
+    yield "size", (made.width, made.height), (scale * clip.width, scale * clip.height)
+    if made.files:  # pictures carry nothing else
+        return
+    yield "sample aspect", made.sample_aspect, clip.sample_aspect
+    yield "rotation", made.rotation, clip.rotation
+    yield "HDR metadata", made.hdr, clip.hdr
+    if not clip.files:
+        yield "primaries", made.colour.primaries, clip.colour.primaries
+        yield "transfer", made.colour.transfer, clip.colour.transfer
+
+
+def _worst(made: Clip, clip: Clip) -> Fraction:
+    """The largest distance in seconds of a frame from its time in the clip, after the first."""
+    return max(
+        abs((a - made.pts[0]) * made.time_base - (b - clip.pts[0]) * clip.time_base)
+        for a, b in zip(made.pts, clip.pts, strict=False)
+    )
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """An audio stream: its packets, when it begins after the video, and what a packet lasts."""
+
+    packets: int
+    begins: Fraction
+    packet: Fraction
+
+    def __str__(self) -> str:
+        return f"{self.packets} packets from {float(self.begins):.3f} s"
+
+
+def _differ(a: _Sound | None, b: _Sound | None) -> bool:
+    """By as much as a packet, or in their number."""
+    if a is None or b is None or a.packets != b.packets:
+        return True
+    return abs(a.begins - b.begins) > max(a.packet, b.packet)
+
+
+def _sounds(path: Path, clip: Clip) -> list[_Sound]:
+    starts: dict[int, Fraction] = {}
+    counts: Counter[int] = Counter()
+    lengths: dict[int, Fraction] = {}
+    with pyav().open(str(path)) as container:
+        streams = container.streams.audio
+        for packet in container.demux(streams):
+            if packet.pts is None:  # the demuxer's last word on a stream
+                continue
+            index, base = packet.stream.index, packet.time_base
+            starts.setdefault(index, packet.pts * base)
+            lengths.setdefault(index, (packet.duration or 0) * base)
+            counts[index] += 1
+        begin = clip.pts[0] * clip.time_base
+        return [
+            _Sound(counts[s.index], starts.get(s.index, begin) - begin, lengths.get(s.index, 0))
+            for s in streams
+        ]

@@ -1,0 +1,207 @@
+"""What a job has done so far, in a folder beside its target, so that no crash costs more than a
+segment.
+
+    .NAME.pysr/
+        lock          held by the process that works on it, and let go of by the system if that dies
+        job.json      what the result depends on: input, model, options, versions, each as a digest
+                      or a value
+        *.json        what was found out about the whole clip, such as the kernel track
+        models/       weights that were learned for it
+        segments/     finished segments, and beside each what is known about it
+        work-*/       of one run: what is not finished; the next run removes it
+
+A name appears in segments/ by one rename of a file that is whole and on the disk. Only the holder
+of the lock renames, so that a worker that outlives its job cannot leave anything behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pysr.video.clip import VideoError
+
+_LOCK, _JOB, _WORK = "lock", "job", "work-"
+
+
+class Journal:
+    """Of the job that makes `target`; `Journal.opened` makes one.
+
+    Attributes:
+        work: an empty folder for what is not finished, gone when the journal is closed.
+    """
+
+    def __init__(self, folder: Path, work: Path, suffix: str):
+        self.folder, self.work, self._suffix = folder, work, suffix
+        self.removed = False
+        self._segments = folder / "segments"
+        self._segments.mkdir(exist_ok=True)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls,
+        target: Path,
+        identity: Mapping[str, object],
+        *,
+        suffix: str = "",
+        restart: bool = False,
+    ) -> Iterator[Journal]:
+        """The journal of a job, begun now or found as an earlier run left it; locked meanwhile.
+
+        Args:
+            identity: what the result depends on, by names that a user knows, as JSON.
+            suffix: of a segment's name.
+            restart: forget what an earlier run has done.
+        Raises:
+            VideoError: if another process works on this target, or what an earlier run has begun
+                there is another job.
+            OSError: if the folder cannot be written.
+        """
+        folder = target.with_name(f".{target.name}.pysr")
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise VideoError(f"{target}: another process is working on it") from None
+        try:
+            _begin(target, folder, identity, restart)
+            work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
+            journal = cls(folder, work, suffix)
+            try:
+                yield journal
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+                if not journal.removed and journal.empty:
+                    journal.remove()
+        finally:
+            lock.release()
+
+    @property
+    def models(self) -> Path:
+        """A folder for weights that belong to the job."""
+        return self.folder / "models"
+
+    @property
+    def empty(self) -> bool:
+        """Nothing in it is worth keeping."""
+        kept = {path.name for path in self.folder.rglob("*")}
+        return kept <= {_LOCK, f"{_JOB}.json", self._segments.name}
+
+    def segment(self, index: int) -> Path:
+        return self._segments / f"{index:06d}{self._suffix}"
+
+    def facts(self, index: int) -> dict | None:
+        """What was noted with a finished segment; None if it is not finished."""
+        return _read_json(self._facts(index)) if self.segment(index).exists() else None
+
+    def finish(self, index: int, beside: Path, facts: Mapping[str, object]) -> None:
+        """Take in a whole segment, a file or a folder in `work`."""
+        _write_json(self._facts(index), facts)
+        for path in [beside, *beside.rglob("*")] if beside.is_dir() else [beside]:
+            _flush(path)
+        os.replace(beside, self.segment(index))
+        _flush(self._segments)
+
+    def _facts(self, index: int) -> Path:
+        return self._segments / f"{index:06d}.json"
+
+    def noted(self, name: str) -> object | None:
+        """What `note` was given; None if it was not yet."""
+        return _read_json(self.folder / f"{name}.json")
+
+    def note(self, name: str, value: object) -> None:
+        _write_json(self.folder / f"{name}.json", value)
+
+    def remove(self) -> None:
+        """Nothing of this is needed any more, most often because the target is whole."""
+        self.removed = True
+        _clear(self.folder)
+        (self.folder / _LOCK).unlink()
+        with contextlib.suppress(OSError):  # another process has just begun the next job here
+            self.folder.rmdir()
+
+
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file, or of several and their names.
+
+    Of every byte: one that changed in the middle would else be missed, and half the clip would come
+    from another film. Reading and hashing run at 1 GB/s or more, restoring at some MB/s.
+    """
+    found = hashlib.sha256()
+    for file in files:
+        if len(files) > 1:
+            found.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
+
+
+def _begin(target: Path, folder: Path, identity: Mapping[str, object], restart: bool) -> None:
+    """Make `folder` hold the job of that identity and no other."""
+    for work in folder.glob(f"{_WORK}*"):
+        shutil.rmtree(work, ignore_errors=True)
+    job = folder / f"{_JOB}.json"
+    identity = json.loads(json.dumps(identity))  # as it will be read: tuples are lists
+    before = None if restart else _read_json(job)
+    if before is None:
+        _clear(folder)
+        _write_json(job, identity)
+        return
+    names = [*identity, *(name for name in before if name not in identity)]
+    changed = [
+        f"{name} ({_brief(before.get(name))}, now {_brief(identity.get(name))})"
+        for name in names
+        if before.get(name) != identity.get(name)
+    ]
+    if changed:
+        raise VideoError(
+            f"{target}: the job that is half done there was begun with another "
+            f"{', '.join(changed)}; run it as it was begun, or start over with --restart"
+        )
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def _brief(value: object) -> str:
+    words = str(value)
+    return words if len(words) <= 40 else f"{words[:12]}..."
+
+
+def _read_json(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _write_json(path: Path, value: object) -> None:
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(value, indent=1) + "\n")
+    _flush(beside)
+    os.replace(beside, path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Out of the system's memory onto the disk; a folder's names too, where the system can."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,204 @@
+"""Makes segments: what every process and every machine of a job runs.
+
+All that it needs is in `Work`, which can be sent anywhere; the model is loaded once. Several
+segments in a row pass through one pipeline, so that the model does not wait while an encoder
+finishes one segment and a decoder seeks to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pysr.nets import DAN, load_model
+from pysr.upscaler import Estimate, Upscaler
+from pysr.video import pipeline
+from pysr.video.clip import Clip, VideoError
+from pysr.video.colour import to_rgb
+from pysr.video.encoding import Encoding
+from pysr.video.figures import Figures
+from pysr.video.journal import digest
+from pysr.video.reader import Frame, read
+from pysr.video.restore import Copier, FrameError, FrameRestorer, Moving
+from pysr.video.segments import Segment
+from pysr.video.track import Shot
+from pysr.video.writer import SegmentWriter
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that a worker needs.
+
+    Attributes:
+        input: digest of the clip's file, for machines that have a copy of their own.
+        models: weights files of shots that have a model of their own, by their first frames.
+        device, engine, precision: as `pysr.load` takes them.
+        shots: of the whole clip.
+    """
+
+    clip: Clip
+    input: str
+    model: DAN
+    models: dict[int, Path]
+    device: str
+    engine: str
+    precision: str
+    tile: int
+    encoding: Encoding
+    shots: tuple[Shot, ...]
+
+    def upscaler(self, model: DAN | None = None) -> Upscaler:
+        """Of that model, else of the job's."""
+        return Upscaler(
+            model or self.model, device=self.device, engine=self.engine, precision=self.precision
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a finished segment.
+
+    Attributes:
+        tile: the smallest that it needed.
+        worker: host and process that made it.
+        figures: see `Figures.gathered`.
+    """
+
+    frames: int
+    tile: int
+    worker: str
+    figures: dict[str, dict]
+
+
+Finished = Callable[[Segment, Path, Facts], None]
+
+
+class Worker:
+    """Makes segments of one job.
+
+    Attributes:
+        size: (height, width) of the result.
+    """
+
+    def __init__(self, work: Work, upscaler: Upscaler):
+        self.work, self._upscaler = work, upscaler
+        self._restorer = FrameRestorer(work.clip, work.tile)
+        self._up, self._down = Copier(upscaler.device), Copier(upscaler.device)
+        self.size = tuple(upscaler.scale * n for n in (work.clip.height, work.clip.width))
+        self._of_shot: tuple[int, Tensor, Upscaler] | None = None
+        self._firsts = [shot.first for shot in work.shots]
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of a finished frame, about, as an encoder holds it (4:2:0)."""
+        height, width = self.size
+        return height * width * 3 // (1 if self.work.clip.depth > 8 else 2)
+
+    def make(
+        self,
+        segments: Iterable[Segment],
+        folder: Path,
+        finished: Finished,
+        advanced: Callable[[int], None] = lambda frames: None,
+    ) -> pipeline.Times:
+        """Make segments one after the other.
+
+        Args:
+            folder: where their files go.
+            finished: called with each, in another thread.
+            advanced: called in that thread with how many frames more have been encoded.
+        Raises:
+            VideoError: for a frame that cannot be read.
+            FrameError: for a frame that cannot be restored, or did not come.
+        """
+
+        def encode(frames: Iterator[_Restored]) -> None:
+            for segment, own in itertools.groupby(frames, key=lambda frame: frame.decoded.segment):
+                path = folder / f"{segment.index:06d}{self.work.encoding.suffix}"
+                finished(segment, path, self._encode(segment, own, path, advanced))
+
+        return pipeline.run(self._decoded(segments), self._restored, encode)
+
+    def _decoded(self, segments: Iterable[Segment]) -> Generator[_Decoded, None, None]:
+        for segment in segments:
+            figures = Figures(self._upscaler)
+            for frame in read(self.work.clip, segment.first, segment.stop):
+                yield _Decoded(segment, figures, frame, self._up.upload(frame.planes))
+
+    def _restored(self, decoded: _Decoded) -> _Restored:
+        clip, index = self.work.clip, decoded.frame.index
+        planes = self._up.arrived(decoded.planes)
+        lr = to_rgb(planes, clip.colour, clip.depth, self._upscaler.device)[None]
+        shot = self.work.shots[bisect_right(self._firsts, index) - 1]
+        kernel, upscaler = self._tools(shot)
+        code = shot.code(index).to(self._upscaler.device)
+        out = self._restorer(upscaler, index, lr, Estimate(kernel, code, 1 - shot.spread))
+        decoded.figures.add(index, shot, kernel, lr, out)
+        return _Restored(decoded, self._down.made((out[0],)), self._restorer.tile)
+
+    def _tools(self, shot: Shot) -> tuple[Tensor, Upscaler]:
+        """A shot's kernel, and what restores it."""
+        if self._of_shot is None or self._of_shot[0] != shot.first:
+            if self._of_shot is not None and self._of_shot[2] is not self._upscaler:
+                self._of_shot[2].close()
+            own = self.work.models.get(shot.first)
+            upscaler = self._upscaler if own is None else self.work.upscaler(load_model(own))
+            self._of_shot = (shot.first, shot.kernel(self.work.model), upscaler)
+        return self._of_shot[1:]
+
+    def _encode(
+        self,
+        segment: Segment,
+        frames: Iterator[_Restored],
+        path: Path,
+        advanced: Callable[[int], None],
+    ) -> Facts:
+        expected, tile = segment.first, self.work.tile
+        with SegmentWriter(path, self.work.clip, self.size, self.work.encoding) as writer:
+            for restored in frames:
+                frame, figures = restored.decoded.frame, restored.decoded.figures
+                if frame.index != expected:
+                    raise FrameError(f"frame {expected} was expected, frame {frame.index} came")
+                (rgb,) = self._down.download(restored.rgb)
+                writer.write(rgb, frame.pts, frame.duration)
+                tile = min(tile, restored.tile)
+                expected += 1
+                advanced(1)
+            if expected != segment.stop:
+                raise FrameError(f"frame {expected} is missing")
+        return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}", figures.gathered)
+
+
+def check_input(work: Work) -> None:
+    """That this machine sees the file that the job is about.
+
+    Raises VideoError otherwise.
+    """
+    files, host = work.clip.files or (work.clip.path,), socket.gethostname()
+    missing = next((file for file in files if not file.exists()), None)
+    if missing:
+        raise VideoError(f"{missing}: not found on {host}; every worker needs it under that name")
+    if digest(files) != work.input:
+        raise VideoError(f"{work.clip.path}: is another file on {host}")
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    segment: Segment
+    figures: Figures
+    frame: Frame
+    planes: Moving
+
+
+@dataclass(frozen=True)
+class _Restored:
+    decoded: _Decoded
+    rgb: Moving
+    tile: int

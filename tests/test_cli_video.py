@@ -1,0 +1,106 @@
+"""pysr upscale on clips: what is told apart, what is said, and what the exit code tells."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+from video_clips import draw_clip
+from video_jobs import decoded
+
+from pysr import video
+from pysr.cli import main
+
+
+@pytest.fixture
+def small(tmp_path):
+    return draw_clip(tmp_path / "in.mkv", 5)
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def test_progress_for_programs_is_json_from_first_to_last_line(small, tiny_model, tmp_path, capsys):
+    target = tmp_path / "out.mp4"
+    assert run("upscale", small, target, "--model", tiny_model, "--progress", "json") == 0
+    captured = capsys.readouterr()
+    states = [json.loads(line) for line in captured.out.splitlines()]
+    assert captured.err == ""
+    assert [s["stage"] for s in states if s["stage"] == "restoring"]
+    assert states[-1]["stage"] == "done" and states[-1]["frames"] == 5
+    assert states[-1]["width"] == 2 * video.probe(small).width == video.probe(target).width
+
+
+def test_lines_where_there_is_no_terminal_and_a_report(small, tiny_model, tmp_path, capsys):
+    target, report = tmp_path / "out.mkv", tmp_path / "report.json"
+    assert run("upscale", small, target, "--model", tiny_model, "--report", report) == 0
+    captured = capsys.readouterr()
+    assert "5 frames to 128x96: about 0:00:" in captured.err
+    assert "restoring 5 of 5 frames" in captured.err and "\x1b" not in captured.err
+    assert "128x96, 5 frames" in captured.out
+    (shot,) = json.loads(report.read_text())["shots"]
+    assert np.sum(shot["kernel"]) == pytest.approx(1, abs=1e-4)
+    assert (shot["first"], shot["stop"]) == (0, 5) and shot["consistency"] is not None
+
+
+def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
+    folder, results = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    small.rename(folder / "a.mkv")
+    draw_clip(folder / "b.avi", 3, codec="mjpeg", pixel_format="yuvj420p")
+    Image.fromarray(photographs.astronaut()[:40, :40]).save(folder / "c.png")
+    (folder / "d.mp4").write_text("no clip")
+    assert run("upscale", folder, results, "--model", tiny_model) == 2
+    captured = capsys.readouterr()
+    assert "d.mp4" in captured.err and "1 of 4 files were not upscaled" in captured.err
+    assert sorted(p.name for p in results.iterdir()) == ["a.mkv", "b.mkv", "c.png"]
+    assert len(decoded(results / "b.mkv")) == 3
+
+
+def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):
+    arguments = ("--model", tiny_model, "--progress", "lines")
+    pattern = tmp_path / "pictures" / "%03d.png"
+    assert run("upscale", small, pattern, *arguments) == 0
+    pictures = sorted(pattern.parent.iterdir())
+    assert len(pictures) == 5 and Image.open(pictures[0]).size == (128, 96)
+    assert run("upscale", pattern, tmp_path / "again.mkv", *arguments) == 0
+    assert len(decoded(tmp_path / "again.mkv")) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("{png}", "{tmp}/o.png", "--crf", "20", "--jobs", "2"),
+            "--crf, --jobs, --progress: for video only",
+        ),
+        (("{clip}", "{clip}"), "overwrite its source"),
+        (("{clip}", "{tmp}/none/o.mkv"), "no folder"),
+        (("{clip}", "{tmp}/o.mkv", "--adapt", "onsr"), "adapt: no method"),
+        (("{clip}", "{tmp}/o.mkv", "--codec", "h999"), "h999"),
+        (("{clip}", "{tmp}/o.mkv", "--stream", "7"), "stream"),
+        (("{clip}", "{tmp}/o.mkv", "--segment", "0"), "at least 1 frame"),
+        (("{clip}", "{tmp}/o.mkv", "--jobs", "0"), "jobs: expected at least 1"),
+        (("{text}", "{tmp}/o.mkv"), "in.txt: not readable as video"),
+        (("{tmp}/none.mkv", "{tmp}/o.mkv"), "no such file"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    small, tiny_model, tmp_path, capsys, arguments, message
+):
+    Image.fromarray(photographs.astronaut()[:40, :40]).save(tmp_path / "in.png")
+    (tmp_path / "in.txt").write_text("no clip")
+    names = {
+        "clip": small,
+        "tmp": tmp_path,
+        "png": tmp_path / "in.png",
+        "text": tmp_path / "in.txt",
+    }
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    filled = [a.format(**names) for a in arguments]
+    assert run("upscale", *filled, "--model", tiny_model, "--progress", "json") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

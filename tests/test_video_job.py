@@ -1,0 +1,200 @@
+"""Whole jobs on short drawn clips with a tiny model: nothing lost, whatever happens on the way."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+import torch
+from skimage import data as photographs
+from video_clips import draw_clip
+from video_jobs import FRAMES, SEGMENT, decoded, others
+
+from pysr import video
+from pysr.engines import NativeEngine
+from pysr.video import job
+from pysr.video.checks import CheckError
+from pysr.video.restore import FrameError
+
+
+def same(target, expected):
+    return decoded(target) == decoded(expected) and others(target) == others(expected)
+
+
+def stop_after(frames):
+    """A job's `progress` that ends it."""
+
+    def progress(state):
+        if state.stage == "restoring" and state.done >= frames:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def left(folder):
+    return sorted(os.listdir(folder))
+
+
+def test_a_job_killed_again_and_again_ends_with_the_same_bits(
+    short_clip, tiny_model, upscaled, tmp_path
+):
+    target = tmp_path / "out.mkv"
+    command = [sys.executable, "-m", "pysr", "upscale", short_clip, target, "--model", tiny_model]
+    command += ["--segment", str(SEGMENT)]
+    segments = tmp_path / ".out.mkv.pysr" / "segments"
+    chance = random.Random(5)
+    # The first dies while it measures, the others some way into the rest.
+    for share in (0, 0.25, 0.5):
+        run = subprocess.Popen(command, stderr=subprocess.PIPE)
+        while not segments.exists() or len(list(segments.glob("*.mkv"))) < share * FRAMES / SEGMENT:
+            assert run.poll() is None
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL and not target.exists()
+        run.communicate()
+    subprocess.run([*command, "--report", tmp_path / "report.json"], check=True)
+    assert json.loads((tmp_path / "report.json").read_text())["resumed"] >= FRAMES / 2
+    assert same(target, upscaled)
+    assert left(tmp_path) == ["out.mkv", "report.json"]
+
+
+def test_an_interrupted_job_goes_on_and_a_changed_one_is_refused(
+    short_clip, tiny_model, upscaled, tmp_path
+):
+    target, source = tmp_path / "out.mkv", tmp_path / "in.mkv"
+    source.write_bytes(short_clip.read_bytes())
+    settings = {"model": tiny_model, "segment": SEGMENT}
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(source, target, **settings, progress=stop_after(FRAMES // 2))
+    assert not target.exists()
+    for change, word in [({"crf": 30}, "crf"), ({"tile": 64}, "tile"), ({"segment": 9}, "segment")]:
+        with pytest.raises(video.VideoError, match=word + ".*--restart"):
+            video.upscale(source, target, **{**settings, **change})
+    with pytest.raises(video.VideoError, match="model.*--restart"):
+        video.upscale(source, target, model="dan-lite-x2", segment=SEGMENT)
+    draw_clip(source, FRAMES + 1)
+    with pytest.raises(video.VideoError, match="input.*--restart"):
+        video.upscale(source, target, **settings)
+    report = video.upscale(short_clip, target, **settings)  # the same film under another name
+    assert 0 < report.resumed < FRAMES and same(target, upscaled)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_frame_that_fails_is_made_again_once(
+    short_clip, tiny_model, upscaled, tmp_path, monkeypatch, times
+):
+    target, begun = tmp_path / "out.mkv", []
+    restore = NativeEngine.restore
+
+    def failing(self, lr, code, gates=None):
+        if begun and failures:
+            raise failures.pop()
+        return restore(self, lr, code, gates)
+
+    def begin(state):
+        if state.stage == "restoring" and state.done >= SEGMENT:
+            begun.append(state.done)
+
+    failures = [RuntimeError("the device hiccuped") for _ in range(times)]
+    monkeypatch.setattr(NativeEngine, "restore", failing)
+    settings = {"model": tiny_model, "segment": SEGMENT, "progress": begin}
+    if times == 2:
+        with pytest.raises(FrameError, match=r"frame \d+ failed twice: the device hiccuped"):
+            video.upscale(short_clip, target, **settings)
+        assert left(tmp_path) == [".out.mkv.pysr"]
+    report = video.upscale(short_clip, target, **settings)
+    assert not failures and same(target, upscaled)
+    assert report.tile == job.TILE
+
+
+def test_out_of_memory_makes_the_same_frame_in_smaller_tiles(tmp_path, tiny_model, monkeypatch):
+    source = draw_clip(tmp_path / "in.mkv", 3, size=(160, 192))
+    restore = NativeEngine.restore
+
+    def limited(self, lr, code, gates=None):
+        if len(lr) == 1 and lr.shape[-1] * lr.shape[-2] > 20000:
+            raise torch.OutOfMemoryError("out of memory")
+        return restore(self, lr, code, gates)
+
+    settings = {"model": tiny_model, "kernel": np.full((5, 5), 1 / 25)}
+    video.upscale(source, tmp_path / "tiles.mkv", **settings, tile=87)
+    monkeypatch.setattr(NativeEngine, "restore", limited)
+    report = video.upscale(source, tmp_path / "out.mkv", **settings)
+    assert report.tile == 87  # half of the root of the area
+    assert decoded(tmp_path / "out.mkv") == decoded(tmp_path / "tiles.mkv")
+
+
+def test_what_is_wrong_afterwards_is_not_put_in_place(
+    short_clip, tiny_model, tmp_path, monkeypatch
+):
+    def wrong(target, source, segments, encoding):
+        draw_clip(target, FRAMES - 1, languages=("eng",))
+        return ()
+
+    monkeypatch.setattr(job, "assemble", wrong)
+    with pytest.raises(CheckError, match="frames .47, expected 48.*size.*sound 1"):
+        video.upscale(short_clip, tmp_path / "out.mkv", model=tiny_model)
+    assert left(tmp_path) == [".out.mkv.pysr"]
+
+
+@pytest.mark.parametrize("lacking", ["disk", "folder", "source"])
+def test_what_cannot_be_is_refused_before_the_work(
+    short_clip, tiny_model, tmp_path, monkeypatch, lacking
+):
+    target = tmp_path / "out.mkv"
+    if lacking == "disk":
+        usage = shutil.disk_usage(tmp_path)._replace(free=10000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        message = "needs about . MiB there, 0 are free"
+    elif lacking == "folder":
+        target, message = tmp_path / "none" / "out.mkv", "no folder"
+    else:
+        target, message = short_clip, "overwrite its source"
+    before = short_clip.read_bytes()
+    with pytest.raises(video.VideoError, match=message):
+        video.upscale(short_clip, target, model=tiny_model)
+    assert not (tmp_path / "out.mkv").exists() and short_clip.read_bytes() == before
+
+
+def test_each_shot_has_the_model_that_adapt_taught_it(tiny_model, tmp_path):
+    """The second of two shots is taught to be black; an interrupted job does not teach again."""
+    source, target, taught = tmp_path / "in.mkv", tmp_path / "out.mkv", []
+    cut(source)
+
+    def blacken(given):
+        assert given.budget == 5 and next(given.frames()).shape == (3, 48, 64)
+        taught.append((given.shot.first, given.shot.stop))
+        if given.shot.first > 0:
+            for parameter in given.model.parameters():
+                parameter.data.zero_()
+
+    settings = {"model": tiny_model, "segment": 4, "adapt": blacken, "adapt_budget": 5}
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(source, target, **settings, progress=stop_after(10))
+    with pytest.raises(video.VideoError, match="adapt"):
+        video.upscale(source, target, model=tiny_model, segment=4)
+    video.upscale(source, target, **settings)
+    assert taught == [(0, 12), (12, 24)]
+    with av.open(target) as container:
+        means = [f.to_ndarray(format="gray").mean() for f in container.decode(video=0)]
+    assert min(means[:12]) > 10 and max(means[12:]) < 2
+
+
+def cut(path):
+    """A clip of two shots, twelve frames each."""
+    scenes = [photographs.astronaut()[:48, :64], photographs.coffee()[200:248, 300:364]]
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for scene in scenes:
+            for _ in range(12):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(scene.copy(), "rgb24")))
+        container.mux(stream.encode(None))

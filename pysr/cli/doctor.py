@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         lines.append((f"operator {name}", ", ".join(devices) or "plain torch"))
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         taken, _ = engines.candidates("auto", torch.device(device))[0]
-        reason = {"cpu": "the fastest measured", "cuda": "the fastest expected"}[device]
+        reason = {"cpu": "the fastest measured", "cuda": "the others being unmeasured"}[device]
         for name in engines.ENGINES:
             state = _engine(name, torch.device(device))
             if name == taken:

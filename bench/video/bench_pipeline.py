@@ -49,7 +49,7 @@ def clip(tmp_path, size, frames):
 
 @pytest.mark.parametrize(
     ("name", "size", "frames"),
-    [("dan-lite-x4", (256, 144), 64), ("published sizes", (128, 72), 32)],
+    [("dan-lite-x4", (192, 108), 48), ("published sizes", (96, 54), 24)],
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_pipeline(benchmark, clip, tmp_path, device, name, size, frames):

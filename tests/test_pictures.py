@@ -171,5 +171,5 @@ def test_listing(tmp_path):
     with pytest.raises(PictureError, match="no such folder"):
         pictures.listing(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PictureError, match="no pictures"):
+    with pytest.raises(PictureError, match="no files of"):
         pictures.listing(tmp_path / "empty")

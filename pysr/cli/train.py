@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 
 from pysr.files import written_whole
-from pysr.nets import save_model
-from pysr.train.dan import train_dan
 from pysr.train.recipe import read_recipe
 
 
@@ -29,11 +27,11 @@ def run(options: argparse.Namespace) -> int:
         training = dataclasses.replace(training, steps=options.steps)
     out = Path(options.out or recipe.out)
     device = _device(options.device or recipe.device)
-    model = train_dan(recipe.model, recipe.data, recipe.degradation, training, out, device)
+    trained = recipe.train(training, out, device)
     if int(os.environ.get("RANK", 0)) == 0:
         target = out / "model.safetensors"
         with written_whole(target) as beside:
-            save_model(model, beside)
+            recipe.save(trained, beside)
         print(f"wrote {target}")
     return 0
 

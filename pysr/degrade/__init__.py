@@ -1,6 +1,16 @@
 """HR to LR: what happens to a picture on its way to us."""
 
 from pysr.degrade.classical import RandomDegradation, classical, to_8bit
+from pysr.degrade.learned import Card, DegradationError, LearnedDegradation, load
 from pysr.degrade.resize import imresize
 
-__all__ = ["RandomDegradation", "classical", "imresize", "to_8bit"]
+__all__ = [
+    "Card",
+    "DegradationError",
+    "LearnedDegradation",
+    "RandomDegradation",
+    "classical",
+    "imresize",
+    "load",
+    "to_8bit",
+]

@@ -1,0 +1,173 @@
+"""Degradations learned from real pairs: one file each, used like any other degradation.
+
+Networks see luma only, as the papers train them. In colour, predicted kernels blur R, G and B
+alike, as a lens would; networks that predict pixels give the new luma, and the colours come from
+bicubic downsampling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pysr import blur
+from pysr.colour import unit_luma, with_luma
+from pysr.degrade.classical import to_8bit
+from pysr.degrade.resize import imresize
+from pysr.nets.abl import ABL, ABLConfig
+from pysr.nets.dml import DMLConfig, build_dml
+
+# Of the noise that makes generated pairs look real (dml.txt, section 3.3).
+PAIR_NOISE = 5 / 255
+
+ARCHITECTURES = {"dml": (DMLConfig, build_dml), "abl": (ABLConfig, ABL)}
+
+
+class DegradationError(ValueError):
+    """A degradation file that is missing, damaged or of another kind; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a learned degradation was learned from, and how well.
+
+    Attributes:
+        camera: that made the pairs.
+        data: the pairs' name, with their number.
+        licence: of the pairs' pictures.
+        figures: measured on held-out pairs, by name.
+    """
+
+    camera: str = "unknown"
+    data: str = "unknown"
+    licence: str = "unknown"
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class LearnedDegradation:
+    """A trained network in the place of blur and downsampling.
+
+    Args:
+        network: a DML, one of its rivals, or an ABL.
+        card: where it comes from.
+        noise: standard deviation of the white noise that a call adds, in [0, 1] units.
+
+    Attributes:
+        scale: HR size over LR size.
+        kernel_size: k of the kernels that a call returns.
+    """
+
+    def __init__(self, network: nn.Module, card: Card | None = None, noise: float = 0.0):
+        if noise < 0:
+            raise ValueError(f"noise: expected a deviation of at least 0, got {noise:.4g}")
+        self.network, self.card, self.noise = network.eval(), card or Card(), noise
+        self.scale = network.config.scale
+        self.kernel_size = network.config.kernel_size
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether pixels come from kernels, which can be looked at and learned from."""
+        return hasattr(self.network, "kernels")
+
+    @torch.no_grad()
+    def degrade(self, hr: Tensor) -> Tensor:
+        """LR pictures (N, 3, ceil(H/s), ceil(W/s)) of HR (N, 3, H, W) in [0, 1]; neither noisy nor
+        rounded nor clipped."""
+        network = self._on(hr.device)
+        y = unit_luma(hr)
+        if self.has_kernels:
+            return network(y, hr)
+        return with_luma(imresize(hr, 1 / self.scale), network(y))
+
+    @torch.no_grad()
+    def mean_kernels(self, hr: Tensor) -> Tensor:
+        """The kernel of each picture, the mean over its pixels: (N, k, k), summing to 1.
+
+        Raises ValueError where the network has no kernels.
+        """
+        if not self.has_kernels:
+            raise ValueError(f"degradation: {type(self.network).__name__} predicts no kernels")
+        return blur.normalise(self._on(hr.device).mean_kernels(unit_luma(hr)))
+
+    def __call__(self, hr: Tensor, generator: blur.Seed = None) -> tuple[Tensor, Tensor | None]:
+        """LR pictures with noise, on 256 levels, and their kernels or None: as
+        `RandomDegradation`."""
+        lr = self.degrade(hr)
+        if self.noise:
+            if isinstance(generator, int):
+                generator = torch.Generator(lr.device).manual_seed(generator)
+            grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
+            lr = lr + self.noise * grain
+        return to_8bit(lr), self.mean_kernels(hr) if self.has_kernels else None
+
+    def with_factor(self, factor: float) -> LearnedDegradation:
+        """The same for another imaging system (abl.txt, section 4.2.2).
+
+        Raises ValueError where there is no factor to change, or for one that is not above 0.
+        """
+        if not isinstance(self.network, ABL):
+            raise ValueError(
+                f"factor: only an ABL has one, this is a {type(self.network).__name__}"
+            )
+        config = dataclasses.replace(self.network.config, factor=float(factor))
+        network = ABL(config)
+        network.load_state_dict(self.network.state_dict())
+        return LearnedDegradation(network, self.card, self.noise)
+
+    def with_noise(self, noise: float) -> LearnedDegradation:
+        """The same with noise of this deviation, in [0, 1] units."""
+        return LearnedDegradation(self.network, self.card, noise)
+
+    def save(self, path: str | Path) -> None:
+        """Write network and card as one safetensors file; the noise is each user's own."""
+        state = {
+            key: value.detach().cpu().contiguous()
+            for key, value in self.network.state_dict().items()
+        }
+        metadata = {
+            "architecture": "abl" if isinstance(self.network, ABL) else "dml",
+            "config": json.dumps(asdict(self.network.config)),
+            "card": json.dumps(asdict(self.card)),
+        }
+        save_file(state, path, metadata)
+
+    def _on(self, device: torch.device) -> nn.Module:
+        return self.network.to(device)
+
+
+def load(path: str | Path) -> LearnedDegradation:
+    """A learned degradation from a file that `LearnedDegradation.save` wrote.
+
+    Raises DegradationError for a file that is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DegradationError(f"degradation: no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise DegradationError(f"{path}: not a readable degradation file ({error})") from None
+    architecture = metadata.get("architecture")
+    if architecture not in ARCHITECTURES:
+        expected = " or ".join(ARCHITECTURES)
+        raise DegradationError(
+            f"{path}: expected a learned degradation ({expected}), the file says {architecture!r}"
+        )
+    try:
+        kind, build = ARCHITECTURES[architecture]
+        network = build(kind(**json.loads(metadata["config"])))
+        network.load_state_dict(state)
+        card = Card(**json.loads(metadata["card"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DegradationError(f"{path}: does not fit its network: {reason}") from None
+    return LearnedDegradation(network, card)

@@ -77,35 +77,44 @@ class LearnedDegradation:
         return hasattr(self.network, "kernels")
 
     @torch.no_grad()
-    def degrade(self, hr: Tensor) -> Tensor:
-        """LR pictures (N, 3, ceil(H/s), ceil(W/s)) of HR (N, 3, H, W) in [0, 1]; neither noisy nor
-        rounded nor clipped."""
-        network = self._on(hr.device)
-        y = unit_luma(hr)
+    def degrade(self, hr: Tensor, generator: blur.Seed = None) -> Tensor:
+        """LR pictures, not rounded: (N, C, ceil(H/s), ceil(W/s)).
+
+        Args:
+            hr: (N, 3, H, W) in [0, 1]; further channels, as transparency is one, are degraded
+                alongside, without noise.
+            generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
+        """
+        y, network = unit_luma(hr[:, :3]), self.network.to(hr.device)
         if self.has_kernels:
-            return network(y, hr)
-        return with_luma(imresize(hr, 1 / self.scale), network(y))
+            lr = network(y, hr)
+        else:
+            lr = imresize(hr, 1 / self.scale)
+            lr[:, :3] = with_luma(lr[:, :3], network(y))
+        if self.noise:
+            if isinstance(generator, int):
+                generator = torch.Generator(lr.device).manual_seed(generator)
+            colours = lr[:, :3]
+            colours += self.noise * torch.randn(
+                colours.shape, generator=generator, dtype=lr.dtype, device=lr.device
+            )
+        return lr
 
     @torch.no_grad()
     def mean_kernels(self, hr: Tensor) -> Tensor:
-        """The kernel of each picture, the mean over its pixels: (N, k, k), summing to 1.
+        """The kernel of each picture (N, 3, H, W), the mean over its pixels: (N, k, k), sum 1.
 
         Raises ValueError where the network has no kernels.
         """
         if not self.has_kernels:
             raise ValueError(f"degradation: {type(self.network).__name__} predicts no kernels")
-        return blur.normalise(self._on(hr.device).mean_kernels(unit_luma(hr)))
+        return blur.normalise(self.network.to(hr.device).mean_kernels(unit_luma(hr)))
 
     def __call__(self, hr: Tensor, generator: blur.Seed = None) -> tuple[Tensor, Tensor | None]:
-        """LR pictures with noise, on 256 levels, and their kernels or None: as
-        `RandomDegradation`."""
-        lr = self.degrade(hr)
-        if self.noise:
-            if isinstance(generator, int):
-                generator = torch.Generator(lr.device).manual_seed(generator)
-            grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
-            lr = lr + self.noise * grain
-        return to_8bit(lr), self.mean_kernels(hr) if self.has_kernels else None
+        """LR pictures on 256 levels and their mean kernels, or None: as `RandomDegradation`."""
+        return to_8bit(self.degrade(hr, generator)), (
+            self.mean_kernels(hr) if self.has_kernels else None
+        )
 
     def with_factor(self, factor: float) -> LearnedDegradation:
         """The same for another imaging system (abl.txt, section 4.2.2).
@@ -137,9 +146,6 @@ class LearnedDegradation:
             "card": json.dumps(asdict(self.card)),
         }
         save_file(state, path, metadata)
-
-    def _on(self, device: torch.device) -> nn.Module:
-        return self.network.to(device)
 
 
 def load(path: str | Path) -> LearnedDegradation:

@@ -1,7 +1,7 @@
 """HR to LR: what happens to a picture on its way to us."""
 
 from pysr.degrade.classical import RandomDegradation, classical, to_8bit
-from pysr.degrade.learned import Card, DegradationError, LearnedDegradation, load
+from pysr.degrade.learned import Card, DegradationError, LearnedDegradation, is_degradation, load
 from pysr.degrade.resize import imresize
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "RandomDegradation",
     "classical",
     "imresize",
+    "is_degradation",
     "load",
     "to_8bit",
 ]

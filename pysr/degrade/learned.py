@@ -8,6 +8,7 @@ bicubic downsampling.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,6 +72,15 @@ class LearnedDegradation:
         self.scale = network.config.scale
         self.kernel_size = network.config.kernel_size
 
+    def to(self, device: str | torch.device) -> LearnedDegradation:
+        """Move the network; pictures are expected on its device."""
+        self.network.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     @property
     def has_kernels(self) -> bool:
         """Whether pixels come from kernels, which can be looked at and learned from."""
@@ -85,7 +95,7 @@ class LearnedDegradation:
                 alongside, without noise.
             generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
         """
-        y, network = unit_luma(hr[:, :3]), self.network.to(hr.device)
+        y, network = unit_luma(hr[:, :3]), self.network
         if self.has_kernels:
             lr = network(y, hr)
         else:
@@ -108,7 +118,7 @@ class LearnedDegradation:
         """
         if not self.has_kernels:
             raise ValueError(f"degradation: {type(self.network).__name__} predicts no kernels")
-        return blur.normalise(self.network.to(hr.device).mean_kernels(unit_luma(hr)))
+        return blur.normalise(self.network.mean_kernels(unit_luma(hr)))
 
     def __call__(self, hr: Tensor, generator: blur.Seed = None) -> tuple[Tensor, Tensor | None]:
         """LR pictures on 256 levels and their mean kernels, or None: as `RandomDegradation`."""
@@ -134,18 +144,36 @@ class LearnedDegradation:
         """The same with noise of this deviation, in [0, 1] units."""
         return LearnedDegradation(self.network, self.card, noise)
 
+    def fingerprint(self) -> str:
+        """Of all that decides about a result but the noise: the same for the same network."""
+        digest = hashlib.sha256(json.dumps(asdict(self.network.config)).encode())
+        for name, value in sorted(self._state().items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def save(self, path: str | Path) -> None:
         """Write network and card as one safetensors file; the noise is each user's own."""
-        state = {
-            key: value.detach().cpu().contiguous()
-            for key, value in self.network.state_dict().items()
-        }
         metadata = {
             "architecture": "abl" if isinstance(self.network, ABL) else "dml",
             "config": json.dumps(asdict(self.network.config)),
             "card": json.dumps(asdict(self.card)),
         }
-        save_file(state, path, metadata)
+        save_file(self._state(), path, metadata)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.network.state_dict().items()
+        }
+
+
+def is_degradation(path: str | Path) -> bool:
+    """Whether a file says that it is a learned degradation; False for any other, or none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("architecture") in ARCHITECTURES
+    except (OSError, SafetensorError):
+        return False
 
 
 def load(path: str | Path) -> LearnedDegradation:

@@ -127,9 +127,12 @@ class DML(nn.Module):
         s = self.config.scale
         return torch.sigmoid(self.backbone(y))[..., ::s, ::s].contiguous()
 
-    def kernels(self, y: Tensor) -> Tensor:
-        """The kernels (N, k, k, Ho, Wo) that the coefficients stand for; large."""
-        return torch.einsum("nmij,mkl->nklij", self.coefficients(y), self.bases)
+    def kernels(self, y: Tensor, step: int = 1) -> Tensor:
+        """The kernels that the coefficients stand for, of every step-th output pixel.
+
+        (N, k, k, ceil(Ho / step), ceil(Wo / step)); at step 1 k * k times as large as the output.
+        """
+        return torch.einsum("nmij,mkl->nklij", self.coefficients(y)[..., ::step, ::step], self.bases)
 
     def mean_kernels(self, y: Tensor) -> Tensor:
         """`kernels`, averaged over the pixels, without building them: (N, k, k)."""
@@ -157,9 +160,9 @@ class DirectKPN(nn.Module):
         nn.init.constant_(self.backbone.out.bias, 1 / taps)
         self.backbone.out.weight.data.mul_(1 / taps)
 
-    def kernels(self, y: Tensor) -> Tensor:
-        """(N, k, k, ceil(H/s), ceil(W/s)); neither their sums nor their signs are bounded."""
-        s, k = self.config.scale, self.config.kernel_size
+    def kernels(self, y: Tensor, step: int = 1) -> Tensor:
+        """As `DML.kernels`; neither their sums nor their signs are bounded."""
+        s, k = self.config.scale * step, self.config.kernel_size
         return self.backbone(y)[..., ::s, ::s].unflatten(1, (k, k)).contiguous()
 
     def mean_kernels(self, y: Tensor) -> Tensor:

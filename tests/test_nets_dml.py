@@ -28,7 +28,11 @@ def test_sizes_of_every_network(predicts, scale, size):
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("predicts", ["coefficients", "kernels"])
 def test_pixels_are_inner_products_with_the_kernels_that_can_be_looked_at(predicts, scale):
-    network, y, picture = of(predicts, scale=scale), torch.rand(2, 1, 13, 18), torch.rand(2, 3, 13, 18)
+    network, y, picture = (
+        of(predicts, scale=scale),
+        torch.rand(2, 1, 13, 18),
+        torch.rand(2, 3, 13, 18),
+    )
     kernels = network.kernels(y)
     torch.testing.assert_close(network(y, picture), svconv(picture, kernels, scale))
     torch.testing.assert_close(network.mean_kernels(y), kernels.mean((3, 4)))

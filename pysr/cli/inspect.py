@@ -15,7 +15,7 @@ from pysr.page import inspection_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", nargs="?", help="a picture; with a learned degradation it may be left out")
+    parser.add_argument("input", nargs="?", help="a picture; not needed for a learned degradation")
     add_model_arguments(parser)
     parser.add_argument(
         "--out",

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -205,3 +206,56 @@ def load(path: str | Path) -> LearnedDegradation:
         reason = " ".join(str(error).split())
         raise DegradationError(f"{path}: does not fit its network: {reason}") from None
     return LearnedDegradation(network, card)
+
+
+@dataclass(frozen=True)
+class FileDegradation:
+    """A learned degradation as a recipe names it, in the place of a `RandomDegradation`.
+
+    Attributes:
+        file: made by pysr train; a DML, since others have no kernels to draw.
+        scale, kernel_size: what is expected of it, and what its kernels are brought to.
+        noise: standard deviation of Gaussian noise, in [0, 1] units.
+    """
+
+    file: str
+    scale: int
+    kernel_size: int = 21
+    noise: float = PAIR_NOISE
+
+    def kernels(self, n: int, generator: blur.Seed) -> Tensor:
+        """n random mixtures of the bases, evenly spread over all that sum to 1: (n, k, k).
+
+        Raises ValueError for a network without bases, or of another scale.
+        """
+        bases = self._bases()
+        generator = blur.as_generator(generator)
+        device = generator.device if generator else "cpu"
+        # Exponential variables over their sum are evenly spread (Dirichlet, all parameters 1).
+        shares = -torch.rand(n, len(bases), generator=generator, device=device).clamp(1e-9).log()
+        shares = shares / shares.sum(1, keepdim=True)
+        kernels = torch.einsum("nm,mkl->nkl", shares, bases.to(device))
+        return blur.resized(kernels, self.kernel_size)
+
+    def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """LR pictures and their mean kernels, for HR (N, 3, H, W) on the generator's device."""
+        self._bases()
+        degradation = _opened(self.file, str(hr.device)).with_noise(self.noise)
+        lr, kernels = degradation(hr, generator)
+        return lr, blur.resized(kernels, self.kernel_size)
+
+    def _bases(self) -> Tensor:
+        degradation = _opened(self.file, "cpu")
+        if not hasattr(degradation.network, "bases"):
+            raise ValueError(f"degradation.file: {self.file}: expected a DML, which has kernels")
+        if degradation.scale != self.scale:
+            raise ValueError(
+                f"degradation.file: {self.file}: expected the model's scale {self.scale}, got "
+                f"{degradation.scale}"
+            )
+        return degradation.network.bases.detach()
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str, device: str) -> LearnedDegradation:
+    return load(path).to(device)

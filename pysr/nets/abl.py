@@ -21,7 +21,7 @@ SECOND_FACTOR = 1.2  # abl.txt, section 4.1.2
 
 @dataclass(frozen=True)
 class ABLConfig:
-    """Sizes of an ABL. The paper gives the channels and the Gaussians; the number of blocks is ours.
+    """Sizes of an ABL. The paper gives channels and Gaussians; the number of blocks is ours.
 
     Attributes:
         scale: s, 1, 2 or 4: the decoder has a convolution of stride 2 for each halving.

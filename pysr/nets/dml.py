@@ -132,7 +132,9 @@ class DML(nn.Module):
 
         (N, k, k, ceil(Ho / step), ceil(Wo / step)); at step 1 k * k times as large as the output.
         """
-        return torch.einsum("nmij,mkl->nklij", self.coefficients(y)[..., ::step, ::step], self.bases)
+        return torch.einsum(
+            "nmij,mkl->nklij", self.coefficients(y)[..., ::step, ::step], self.bases
+        )
 
     def mean_kernels(self, y: Tensor) -> Tensor:
         """`kernels`, averaged over the pixels, without building them: (N, k, k)."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
-from pysr.degrade import RandomDegradation
+from pysr.degrade import FileDegradation, RandomDegradation
 from pysr.evaluate.metrics import psnr
 from pysr.evaluate.protocols import cases
 from pysr.nets.dan import DAN, BicubicUpsample, DANConfig, initialise
@@ -75,7 +75,7 @@ class DANTask:
         self,
         config: DANConfig,
         data: DANData,
-        degradation: RandomDegradation,
+        degradation: RandomDegradation | FileDegradation,
         seed: int,
         device: torch.device,
     ):
@@ -129,7 +129,7 @@ class DANTask:
 def train_dan(
     config: DANConfig,
     data: DANData,
-    degradation: RandomDegradation,
+    degradation: RandomDegradation | FileDegradation,
     options: TrainingOptions,
     out: str | Path,
     device: str = "cpu",
@@ -162,7 +162,7 @@ class DANRecipe:
 
     model: DANConfig
     data: DANData
-    degradation: RandomDegradation
+    degradation: RandomDegradation | FileDegradation
     training: TrainingOptions
     out: str
     device: str = "auto"

@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, get_type_hints
+from typing import Protocol, get_args, get_type_hints
 
 from pysr.train.dan import DANRecipe
 from pysr.train.degradation import ABLRecipe, DMLRecipe
@@ -61,14 +61,26 @@ def read_recipe(path: str | Path) -> Recipe:
         raise ValueError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     recipe = KINDS[kind]
     sections = {}
-    for name, section in get_type_hints(recipe).items():
-        if dataclasses.is_dataclass(section):
+    for name, annotation in get_type_hints(recipe).items():
+        section = _section_kind(annotation, content.get(name))
+        if section:
             extra = {
                 field: getattr(sections["model"], field)
                 for field in getattr(recipe, "OF_MODEL", {}).get(name, ())
             }
             sections[name] = _section(path, content, name, section, extra)
     return _build(path, "", recipe, {**sections, **content})
+
+
+def _section_kind(annotation: object, values: object) -> type | None:
+    """The dataclass that a section is read as; of several the one that knows all its keys, else the
+    first. None for what is no section."""
+    kinds = [
+        kind for kind in get_args(annotation) or (annotation,) if dataclasses.is_dataclass(kind)
+    ]
+    keys = set(values) if isinstance(values, dict) else set()
+    fitting = [k for k in kinds if keys <= {field.name for field in dataclasses.fields(k)}]
+    return next(iter(fitting + kinds), None)
 
 
 def _section(path: Path, content: dict, name: str, kind: type, extra: Mapping):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# BT.601 studio range, as MATLAB's rgb2ycbcr: Y, in 255ths, of RGB in [0, 1] is OFFSET + WEIGHTS . RGB.
+# BT.601 studio range, as MATLAB: Y, in 255ths, of RGB in [0, 1] is OFFSET + WEIGHTS . RGB.
 OFFSET, WEIGHTS = 16.0, (65.481, 128.553, 24.966)
 # How far Y, in 255ths, moves when R, G and B all move by 1: Cb and Cr stay as they are then.
 RANGE = sum(WEIGHTS)

@@ -90,7 +90,7 @@ def _classical(options: argparse.Namespace) -> Callable[[Tensor, int], Tensor]:
     settings = {"downsample": options.downsample or "bicubic", "quantise": False}
 
     def degradation(hr: Tensor, seed: int) -> Tensor:
-        colours = classical(
+        lr = classical(
             hr[:, :3],
             blurring,
             scale,
@@ -99,7 +99,10 @@ def _classical(options: argparse.Namespace) -> Callable[[Tensor, int], Tensor]:
             generator=seed,
             **settings,
         )
-        return torch.cat((colours, classical(hr[:, 3:], blurring, scale, **settings)), 1)
+        alpha = hr[:, 3:]
+        if alpha.shape[1] == 0:
+            return lr
+        return torch.cat((lr, classical(alpha, blurring, scale, **settings)), 1)
 
     return degradation
 

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.model is None:
         for name in ("factor", "pairs"):
-            if getattr(options, name):
+            if _given(options, name):
                 raise ValueError(f"{name}: expected --model with it, a learned degradation")
     if options.pairs:
         return _write_pairs(options)
@@ -66,6 +66,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name)
+    return value is not None and value is not False
+
+
 def _write_pairs(options: argparse.Namespace) -> int:
     degradation = _learned(options, PAIR_NOISE * 255)
     for done, total in write_pairs(options.input, options.output, degradation, options.seed):
@@ -76,7 +81,7 @@ def _write_pairs(options: argparse.Namespace) -> int:
 
 def _learned(options: argparse.Namespace, noise: float) -> degrade.LearnedDegradation:
     for name in CLASSICAL:
-        if getattr(options, name):
+        if _given(options, name):
             raise ValueError(f"{name.replace('_', '-')}: not with --model, which says it itself")
     noise = noise if options.noise is None else options.noise
     degradation = degrade.load(options.model).with_noise(noise / 255)

@@ -6,6 +6,7 @@ A step's operator part is the operator forwards and backwards, for all that its 
 Also the memory that DML's part takes beyond its inputs, which must not grow with the kernel's area.
 """
 
+import os
 import resource
 import subprocess
 import sys
@@ -105,10 +106,10 @@ def memory(k: int) -> float:
 
 def test_memory_does_not_grow_with_the_kernel():
     """A process of its own for each size, since a peak never falls."""
-    taken = {}
+    taken, environment = {}, os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     for k in (5, 15, 31):
         command = [sys.executable, __file__, str(k)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         taken[k] = float(done.stdout)
     print("\nDML step, MiB beyond its inputs:", {k: round(v, 1) for k, v in taken.items()})
     kernels = 4 * 31 * 31 * PATCH**2 * 4 / 2**20

@@ -185,7 +185,7 @@ def test_doctor_finds_everything_in_order(capsys):
         (("inspect", "{tmp}/sum2.npy"), "not a readable picture"),
         (("degrade", "{in}", "{tmp}/o.png", "--scale", "9"), "scale: expected one of 1, 2, 3, 4"),
         (("evaluate", "--data", "{tmp}/none"), "no such folder"),
-        (("train", "{tmp}/none.toml"), "pysr comes with dan"),
+        (("train", "{tmp}/none.toml"), "pysr comes with abl"),
         (("models", "dan-huge"), "expected one of"),
     ],
 )

@@ -14,7 +14,9 @@ from pysr.cli import main
 from pysr.degrade import RandomDegradation
 from pysr.evaluate import psnr
 from pysr.nets import DANConfig, load_model, save_model
+from pysr.nets.abl import ABLConfig
 from pysr.nets.dan import BicubicUpsample
+from pysr.nets.dml import DMLConfig
 from pysr.train.dan import DANData, DANTask, train_dan
 from pysr.train.data import TileCache
 from pysr.train.loop import TrainingOptions, data_generator
@@ -236,11 +238,12 @@ def test_the_command_trains_and_leaves_a_model(folder, tmp_path, capsys):
 
 def test_the_recipes_that_ship_are_sound():
     names = {path.stem for path in RECIPES.glob("*.toml")}
-    assert {"dan", "dan-lite-x2", "dan-lite-x4"} <= names
-    for name in names:
-        recipe = read_recipe(name)
-        assert recipe.degradation.scale == recipe.model.scale
-    assert read_recipe("dan").model == DANConfig()
+    assert {"dan", "dan-lite-x2", "dan-lite-x4", "dml", "dml-lite", "abl", "abl-lite"} <= names
+    recipes = {name: read_recipe(name) for name in names}
+    for name in (name for name in names if name.startswith("dan")):
+        assert recipes[name].degradation.scale == recipes[name].model.scale
+    assert recipes["dan"].model == DANConfig()
+    assert recipes["dml"].model == DMLConfig() and recipes["abl"].model == ABLConfig()
     for scale in (2, 4):
         recipe = read_recipe(f"dan-lite-x{scale}")
         assert recipe.model == load_model(f"dan-lite-x{scale}").config
@@ -250,11 +253,13 @@ def test_the_recipes_that_ship_are_sound():
     ("text", "message"),
     [
         ("kind = ", "not a TOML file"),
-        ('kind = "gan"', "kind: expected 'dan', got 'gan'"),
+        ('kind = "gan"', "kind: expected one of dan, dml, abl, got 'gan'"),
         ('kind = "dan"\n[model]\nfeaturs = 3', "model.featurs: unknown"),
         ('kind = "dan"\n[model]\nfeatures = "many"', "model.features: expected int, got 'many'"),
         ('kind = "dan"\n[model]\nscale = 7', "scale: expected 1, 2, 3 or 4"),
         ('kind = "dan"\nout = "o"\n[data]\n[training]\nsteps = 1', "data.folders: missing"),
+        ('kind = "abl"\n[model]\nbases = 8', "model.bases: unknown"),
+        ('kind = "dml"\nout = "o"\n[data]\nfolders = ["f"]', "training.steps: missing"),
         ('kind = "dan"\nmodel = 3', r"expected a section \[model\]"),
     ],
 )

@@ -1,64 +1,116 @@
-"""pysr degrade IN OUT"""
+"""pysr degrade IN OUT: by blur and downsampling as asked for, or as a camera was seen to do it."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from pysr import arrays, blur, pictures
+from pysr import arrays, blur, degrade, pictures
 from pysr.cli.options import kernel, outputs
 from pysr.degrade import classical
 from pysr.degrade.classical import DOWNSAMPLERS, NOISES
+from pysr.degrade.dataset import MANIFEST, write_pairs
+from pysr.degrade.learned import PAIR_NOISE
+
+# What says how a classical degradation is made, and means nothing to a learned one.
+CLASSICAL = ("scale", "kernel", "sigma", "irregular", "motion", "downsample", "noise_kind")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", help="a picture, or a folder of pictures")
     parser.add_argument("output", help="a picture, or a folder")
-    parser.add_argument("--scale", type=int, default=4, help="1 to 4 (default: 4)")
+    parser.add_argument("--scale", type=int, help="1 to 4 (default: 4)")
     blurs = parser.add_mutually_exclusive_group()
     blurs.add_argument("--kernel", help="the blur: .npy, .json or a grey picture")
     blurs.add_argument("--sigma", type=float, help="width of a Gaussian blur in pixels")
     blurs.add_argument("--irregular", action="store_true", help="a random irregular blur")
     blurs.add_argument("--motion", action="store_true", help="a random camera shake")
-    parser.add_argument("--downsample", choices=DOWNSAMPLERS, default="bicubic")
-    parser.add_argument("--noise", type=float, default=0, help="deviation, of 255 (default: 0)")
-    parser.add_argument("--noise-kind", choices=NOISES, default="gaussian")
+    parser.add_argument("--downsample", choices=DOWNSAMPLERS, help="default: bicubic")
+    parser.add_argument(
+        "--noise", type=float, help="deviation, of 255 (default: 0; with --pairs 5)"
+    )
+    parser.add_argument("--noise-kind", choices=NOISES, help="default: gaussian")
     parser.add_argument("--seed", type=int, default=0, help="of blur and noise (default: 0)")
+    learned = parser.add_argument_group("a learned degradation")
+    learned.add_argument("--model", metavar="FILE", help="made by pysr train")
+    learned.add_argument("--factor", type=float, help="of an ABL's Gaussians, for another camera")
+    learned.add_argument(
+        "--pairs", action="store_true", help="write a training set: OUT/hr, OUT/lr and a manifest"
+    )
+    learned.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
 
 
 def run(options: argparse.Namespace) -> int:
-    blurring = _kernel(options)
+    if options.model is None:
+        for name in ("factor", "pairs"):
+            if _given(options, name):
+                raise ValueError(f"{name}: expected --model with it, a learned degradation")
+    if options.pairs:
+        return _write_pairs(options)
+    degradation = _classical(options) if options.model is None else _learned(options, 0).degrade
     for source, target in outputs(Path(options.input), Path(options.output)):
         picture = pictures.read(source)
         pictures.check_writable(target, picture)
         unpacked = arrays.unpack(picture.pixels)
-        colours = classical(
-            unpacked.rgb,
-            blurring,
-            options.scale,
-            downsample=options.downsample,
-            noise=options.noise / 255,
-            noise_kind=options.noise_kind,
-            quantise=False,
-            generator=options.seed,
-        )
-        out = unpacked.empty(*colours.shape[-2:])
-        everywhere = (slice(None), slice(None))
-        unpacked.place(out, everywhere, colours)
+        planes = [unpacked.rgb] if unpacked.alpha is None else [unpacked.rgb, unpacked.alpha]
+        lr = degradation(torch.cat(planes, 1).to(options.device), options.seed).cpu()
+        out = unpacked.empty(*lr.shape[-2:])
+        unpacked.place(out, (slice(None), slice(None)), lr[:, :3])
         if unpacked.alpha is not None:
-            alpha = classical(
-                unpacked.alpha,
-                blurring,
-                options.scale,
-                downsample=options.downsample,
-                quantise=False,
-            )
-            out[:, 3:] = unpacked.quantised(alpha)
+            out[:, 3:] = unpacked.quantised(lr[:, 3:])
         pictures.write(target, picture.with_pixels(unpacked.pack(out)))
-        print(f"{source} -> {target} ({colours.shape[-1]}x{colours.shape[-2]})", flush=True)
+        print(f"{source} -> {target} ({lr.shape[-1]}x{lr.shape[-2]})", flush=True)
     return 0
+
+
+def _given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name)
+    return value is not None and value is not False
+
+
+def _write_pairs(options: argparse.Namespace) -> int:
+    degradation = _learned(options, PAIR_NOISE * 255)
+    for done, total in write_pairs(options.input, options.output, degradation, options.seed):
+        print(f"\r{done} of {total} pairs", end="", flush=True)
+    print(f"\nwrote {options.output}/{MANIFEST}")
+    return 0
+
+
+def _learned(options: argparse.Namespace, noise: float) -> degrade.LearnedDegradation:
+    for name in CLASSICAL:
+        if _given(options, name):
+            raise ValueError(f"{name.replace('_', '-')}: not with --model, which says it itself")
+    noise = noise if options.noise is None else options.noise
+    degradation = degrade.load(options.model).with_noise(noise / 255)
+    if options.factor is not None:
+        degradation = degradation.with_factor(options.factor)
+    return degradation.to(options.device)
+
+
+def _classical(options: argparse.Namespace) -> Callable[[Tensor, int], Tensor]:
+    blurring, scale = _kernel(options), 4 if options.scale is None else options.scale
+    settings = {"downsample": options.downsample or "bicubic", "quantise": False}
+
+    def degradation(hr: Tensor, seed: int) -> Tensor:
+        lr = classical(
+            hr[:, :3],
+            blurring,
+            scale,
+            noise=(options.noise or 0) / 255,
+            noise_kind=options.noise_kind or "gaussian",
+            generator=seed,
+            **settings,
+        )
+        alpha = hr[:, 3:]
+        if alpha.shape[1] == 0:
+            return lr
+        return torch.cat((lr, classical(alpha, blurring, scale, **settings)), 1)
+
+    return degradation
 
 
 def _kernel(options: argparse.Namespace) -> torch.Tensor:

@@ -7,13 +7,16 @@ import argparse
 from rich.console import Console
 from rich.progress import Progress
 
+from pysr import degrade
 from pysr.evaluate import PROTOCOLS, evaluate
 from pysr.files import written_whole
 from pysr.nets import SHIPPED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="gaussian8")
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument("--protocol", choices=PROTOCOLS, default="gaussian8")
+    settings.add_argument("--degradation", metavar="FILE", help="a learned degradation instead")
     parser.add_argument("--scale", type=int, default=4, help="2, 3 or 4 (default: 4)")
     parser.add_argument("--data", required=True, help="a folder of HR pictures")
     parser.add_argument(
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("pictures", total=None)
         report = evaluate(
-            options.protocol,
+            degrade.load(options.degradation) if options.degradation else options.protocol,
             options.scale,
             options.data,
             models,

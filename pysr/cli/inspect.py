@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from pathlib import Path
 
-from pysr import inspection, pictures
+from pysr import arrays, degrade, inspection, pictures
 from pysr.cli.options import add_model_arguments, upscaler
+from pysr.degrade.views import write_views
 from pysr.files import written_whole
 from pysr.page import inspection_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", help="a picture")
+    parser.add_argument("input", nargs="?", help="a picture; not needed for a learned degradation")
     add_model_arguments(parser)
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="where pictures of what a learned degradation (--model FILE) has learned are written",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
         "--html", metavar="FILE", help="write a page with the picture and its kernel"
@@ -22,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.model and degrade.is_degradation(options.model):
+        return _inspect_degradation(options)
+    if options.input is None:
+        raise ValueError("input: expected a picture")
+    if options.out:
+        raise ValueError("out: expected a learned degradation as --model")
     pixels = pictures.read(options.input).pixels
     found = inspection.inspect(upscaler(options), pixels)
     if options.html:
@@ -35,6 +48,19 @@ def run(options: argparse.Namespace) -> int:
     print(f"blur width  {found.width:.2f} pixels of this picture")
     print(f"noise       {found.noise * 255:.1f} of 255")
     print(f"confidence  {confidence}")
+    return 0
+
+
+def _inspect_degradation(options: argparse.Namespace) -> int:
+    degradation = degrade.load(options.model)
+    picture = options.input and arrays.unpack(pictures.read(options.input).pixels).rgb
+    folder = options.out or Path(options.model).with_suffix("")
+    card = degradation.card
+    print(f"camera   {card.camera}\ndata     {card.data}\nlicence  {card.licence}")
+    for name, figure in card.figures.items():
+        print(f"{name:8} {figure:.4g}")
+    for path in write_views(degradation, folder, picture):
+        print(f"wrote {path}")
     return 0
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
+import warnings
 from pathlib import Path
 
 import torch
 
 from pysr.files import written_whole
-from pysr.nets import save_model
-from pysr.train.dan import train_dan
 from pysr.train.recipe import read_recipe
 
 
@@ -29,13 +29,19 @@ def run(options: argparse.Namespace) -> int:
         training = dataclasses.replace(training, steps=options.steps)
     out = Path(options.out or recipe.out)
     device = _device(options.device or recipe.device)
-    model = train_dan(recipe.model, recipe.data, recipe.degradation, training, out, device)
+    with warnings.catch_warnings():
+        warnings.showwarning = _one_line
+        trained = recipe.train(training, out, device)
     if int(os.environ.get("RANK", 0)) == 0:
         target = out / "model.safetensors"
         with written_whole(target) as beside:
-            save_model(model, beside)
+            recipe.save(trained, beside)
         print(f"wrote {target}")
     return 0
+
+
+def _one_line(message, *_) -> None:
+    print(f"pysr train: {message}", file=sys.stderr)
 
 
 def _device(name: str) -> str:

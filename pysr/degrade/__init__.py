@@ -1,6 +1,25 @@
 """HR to LR: what happens to a picture on its way to us."""
 
 from pysr.degrade.classical import RandomDegradation, classical, to_8bit
+from pysr.degrade.learned import (
+    Card,
+    DegradationError,
+    FileDegradation,
+    LearnedDegradation,
+    is_degradation,
+    load,
+)
 from pysr.degrade.resize import imresize
 
-__all__ = ["RandomDegradation", "classical", "imresize", "to_8bit"]
+__all__ = [
+    "Card",
+    "DegradationError",
+    "FileDegradation",
+    "LearnedDegradation",
+    "RandomDegradation",
+    "classical",
+    "imresize",
+    "is_degradation",
+    "load",
+    "to_8bit",
+]

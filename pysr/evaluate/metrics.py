@@ -6,16 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pysr.colour import luma
 from pysr.degrade import to_8bit
-
-
-def luma(rgb: Tensor) -> Tensor:
-    """Y of YCbCr, BT.601 studio range, as MATLAB's rgb2ycbcr.
-
-    (N, 3, H, W) in [0, 1] -> (N, 1, H, W) in [16, 235], float64.
-    """
-    weights = rgb.new_tensor([65.481, 128.553, 24.966], dtype=torch.float64)
-    return 16 + torch.einsum("nchw,c->nhw", rgb.double(), weights)[:, None]
 
 
 def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:

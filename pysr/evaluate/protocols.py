@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pysr import blur
-from pysr.degrade import classical
+from pysr.degrade import LearnedDegradation, classical
 
 # Known to the models trained for them under the same names (dan.txt section 4.1).
 PROTOCOLS = ("gaussian8", "gaussian8-decimate", "div2krk", "bicubic")
@@ -18,11 +18,11 @@ PROTOCOLS = ("gaussian8", "gaussian8-decimate", "div2krk", "bicubic")
 @dataclass(frozen=True)
 class Case:
     """One test case: hr (1, 3, H, W), its lr (1, 3, H/s, W/s), and the kernel (k, k) between
-    them."""
+    them, None where there is no such thing."""
 
     hr: Tensor
     lr: Tensor
-    kernel: Tensor
+    kernel: Tensor | None
 
 
 def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) -> Iterator[Case]:
@@ -64,3 +64,14 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
         kernels = blur.dirac(1)[None]
     for kernel in kernels:
         yield Case(hr, classical(hr, kernel, scale, downsample=downsample), kernel)
+
+
+def learned_cases(degradation: LearnedDegradation, hr: Tensor, seed: int = 0) -> Iterator[Case]:
+    """The one test case that a learned degradation makes of a picture (1, 3, H, W) in [0, 1].
+
+    HR is cropped to a multiple of the scale first; the kernel is the mean of the pixels' own.
+    """
+    h, w = (n - n % degradation.scale for n in hr.shape[-2:])
+    hr = hr[..., :h, :w]
+    lr, kernels = degradation(hr, seed)
+    yield Case(hr, lr, None if kernels is None else kernels[0])

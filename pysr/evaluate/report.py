@@ -14,9 +14,9 @@ from rich.table import Table
 from torch import Tensor
 
 from pysr import blur, pictures
-from pysr.degrade import imresize, to_8bit
+from pysr.degrade import LearnedDegradation, imresize, to_8bit
 from pysr.evaluate.metrics import psnr, ssim
-from pysr.evaluate.protocols import Case, cases
+from pysr.evaluate.protocols import Case, cases, learned_cases
 from pysr.upscaler import Upscaler, load
 
 INTERPOLATION = "bicubic interpolation"
@@ -77,7 +77,7 @@ class Report:
 
 
 def evaluate(
-    protocol: str,
+    protocol: str | LearnedDegradation,
     scale: int,
     data: str | Path,
     models: Sequence[str | Path] = (),
@@ -90,7 +90,8 @@ def evaluate(
     """Measure bicubic interpolation and some models on a folder of HR pictures.
 
     Args:
-        protocol, scale, seed: see `pysr.evaluate.protocols.cases`.
+        protocol, scale, seed: see `pysr.evaluate.protocols.cases`; or a learned degradation of
+            this scale in the place of a protocol, see `learned_cases`.
         data: a folder of HR pictures; grey ones are taken as RGB.
         models: names or files as for `pysr.load`; each must have this scale.
         limit: only the first so many pictures.
@@ -98,6 +99,9 @@ def evaluate(
     Raises:
         ValueError: for a model of another scale, an empty folder, and as `cases` and `pysr.load`.
     """
+    learned = isinstance(protocol, LearnedDegradation)
+    if learned and protocol.scale != scale:
+        raise ValueError(f"protocol: this degradation is x{protocol.scale}, expected x{scale}")
     upscalers = {str(name): _upscaler(name, scale, device) for name in models}
     methods = {INTERPOLATION: lambda case: (imresize(case.lr, scale), None)}
     methods |= {name: _blind(upscaler) for name, upscaler in upscalers.items()}
@@ -105,12 +109,18 @@ def evaluate(
     scores = {name: [] for name in methods}
     for index, path in enumerate(paths):
         hr = _as_tensor(path)
-        for case in cases(protocol, scale, hr, index, seed):
+        made = (
+            learned_cases(protocol, hr, seed)
+            if learned
+            else cases(protocol, scale, hr, index, seed)
+        )
+        for case in made:
             for name, method in methods.items():
                 scores[name].append(_score(method, case, scale))
         progress(index + 1, len(paths))
     rows = tuple(_mean_row(name, values) for name, values in scores.items())
     count = len(scores[INTERPOLATION])
+    protocol = f"learned from {protocol.card.camera}" if learned else protocol
     return Report(protocol, scale, str(data), len(paths), count, seed, rows)
 
 
@@ -143,7 +153,7 @@ def _score(method, case: Case, scale: int) -> tuple[float, float, float | None, 
     seconds = time.perf_counter() - started
     sr = to_8bit(sr)
     error = None
-    if kernel is not None:
+    if kernel is not None and case.kernel is not None:
         size = max(kernel.shape[-1], case.kernel.shape[-1])
         difference = blur.resized(kernel, size) - blur.resized(case.kernel, size)
         error = float(difference.abs().sum())

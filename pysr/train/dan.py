@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
-from pysr.degrade import RandomDegradation
+from pysr.degrade import FileDegradation, RandomDegradation
 from pysr.evaluate.metrics import psnr
 from pysr.evaluate.protocols import cases
 from pysr.nets.dan import DAN, BicubicUpsample, DANConfig, initialise
-from pysr.nets.registry import load_model
+from pysr.nets.registry import load_model, save_model
 from pysr.train.data import TileCache
 from pysr.train.loop import TrainingOptions, run
 
@@ -74,7 +75,7 @@ class DANTask:
         self,
         config: DANConfig,
         data: DANData,
-        degradation: RandomDegradation,
+        degradation: RandomDegradation | FileDegradation,
         seed: int,
         device: torch.device,
     ):
@@ -128,7 +129,7 @@ class DANTask:
 def train_dan(
     config: DANConfig,
     data: DANData,
-    degradation: RandomDegradation,
+    degradation: RandomDegradation | FileDegradation,
     options: TrainingOptions,
     out: str | Path,
     device: str = "cpu",
@@ -153,6 +154,26 @@ def train_dan(
         "seed": options.seed,
     }
     return run(task, options, Path(out), description, torch.device(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DANRecipe:
+    """kind = "dan". The degradation's scale and kernel size are the model's."""
+
+    model: DANConfig
+    data: DANData
+    degradation: RandomDegradation | FileDegradation
+    training: TrainingOptions
+    out: str
+    device: str = "auto"
+
+    OF_MODEL: ClassVar = {"degradation": ("scale", "kernel_size")}
+
+    def train(self, options: TrainingOptions, out: Path, device: str) -> DAN:
+        return train_dan(self.model, self.data, self.degradation, options, out, device)
+
+    def save(self, trained: DAN, path: Path) -> None:
+        save_model(trained, path)
 
 
 def _plain(settings) -> dict:

@@ -35,11 +35,9 @@ class TileCache:
                 f"training data: expected more than {hold_out} pictures in "
                 f"{', '.join(map(str, folders))}, found {len(paths)}"
             )
-        stride = len(paths) // hold_out if hold_out else 0
-        kept = {i * stride for i in range(hold_out)}
-        self.paths = [p for i, p in enumerate(paths) if i not in kept]
+        self.paths, held_out = split(paths, hold_out)
         self.tiles = [self._load(p).to(device) for p in self.paths]
-        self.held_out = [self._load(p) for i, p in enumerate(paths) if i in kept]
+        self.held_out = [self._load(p) for p in held_out]
 
     @staticmethod
     def _load(path: Path) -> Tensor:
@@ -57,19 +55,30 @@ class TileCache:
         """
         out = []
         for _ in range(n):
-            index, flip, turns = self._draw((len(self), 2, 4), generator)
+            index, flip, turns = draw((len(self), 2, 4), generator)
             tile = self.tiles[index]
             if min(tile.shape[-2:]) < size:
                 raise ValueError(
                     f"{self.paths[index]}: expected at least {size}x{size} pixels for a patch, "
                     f"got {tile.shape[-1]}x{tile.shape[-2]}"
                 )
-            y, x = self._draw((tile.shape[-2] - size + 1, tile.shape[-1] - size + 1), generator)
+            y, x = draw((tile.shape[-2] - size + 1, tile.shape[-1] - size + 1), generator)
             patch = tile[:, y : y + size, x : x + size].rot90(turns, (1, 2))
             out.append(patch.flip(2) if flip else patch)
         return torch.stack(out).float() / 255
 
-    @staticmethod
-    def _draw(bounds: Sequence[int], generator: torch.Generator) -> list[int]:
-        uniform = torch.rand(len(bounds), generator=generator, dtype=torch.float64)
-        return [int(u * b) for u, b in zip(uniform.tolist(), bounds, strict=True)]
+
+def split(items: Sequence, hold_out: int) -> tuple[list, list]:
+    """What is trained on, and `hold_out` items, evenly spread over all, that are not."""
+    stride = len(items) // hold_out if hold_out else 0
+    held = {i * stride for i in range(hold_out)}
+    return (
+        [item for i, item in enumerate(items) if i not in held],
+        [item for i, item in enumerate(items) if i in held],
+    )
+
+
+def draw(bounds: Sequence[int], generator: torch.Generator) -> list[int]:
+    """One integer from 0 up to, and without, each bound, from a CPU generator."""
+    uniform = torch.rand(len(bounds), generator=generator, dtype=torch.float64)
+    return [int(u * b) for u, b in zip(uniform.tolist(), bounds, strict=True)]

@@ -1,4 +1,8 @@
-"""Recipes: TOML files that say what to train, read strictly."""
+"""Recipes: TOML files that say what to train, read strictly.
+
+A kind of recipe is a dataclass beside its training code: a field for every section, itself a
+dataclass, and one for every other key. What it says it can also train.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, get_args, get_type_hints
 
-from pysr.degrade import RandomDegradation
-from pysr.nets.dan import DANConfig
-from pysr.train.dan import DANData
+from pysr.train.dan import DANRecipe
+from pysr.train.degradation import ABLRecipe, DMLRecipe
 from pysr.train.loop import TrainingOptions
 
 if sys.version_info >= (3, 11):
@@ -20,22 +24,26 @@ else:
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-@dataclasses.dataclass(frozen=True)
-class DANRecipe:
-    """A [model], [data], [degradation] and [training] section, and where results go."""
+KINDS = {"dan": DANRecipe, "dml": DMLRecipe, "abl": ABLRecipe}
 
-    model: DANConfig
-    data: DANData
-    degradation: RandomDegradation
+
+class Recipe(Protocol):
+    """What every kind of recipe has."""
+
     training: TrainingOptions
     out: str
-    device: str = "auto"
+    device: str
+
+    def train(self, options: TrainingOptions, out: Path, device: str) -> object:
+        """Train with these options in the place of the recipe's, leaving checkpoints in `out`."""
+
+    def save(self, trained: object, path: Path) -> None:
+        """Write what `train` returned as one safetensors file."""
 
 
-def read_recipe(path: str | Path) -> DANRecipe:
+def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe: a path, or the name of one that comes with pysr ("dan", "dan-lite-x4", ...).
 
-    The degradation's scale and kernel size are the model's.
     Raises ValueError, naming file and key, for what is missing, unknown or of the wrong type.
     """
     path = Path(path)
@@ -49,24 +57,37 @@ def read_recipe(path: str | Path) -> DANRecipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file ({error})") from None
     kind = content.pop("kind", None)
-    if kind != "dan":
-        raise ValueError(f"{path}: kind: expected 'dan', got {kind!r}")
-    model = _section(path, content, "model", DANConfig)
-    shared = {"scale": model.scale, "kernel_size": model.kernel_size}
-    recipe = {
-        "model": model,
-        "data": _section(path, content, "data", DANData),
-        "degradation": _section(path, content, "degradation", RandomDegradation, shared),
-        "training": _section(path, content, "training", TrainingOptions),
-    }
-    return _build(path, "", DANRecipe, {**recipe, **content})
+    if kind not in KINDS:
+        raise ValueError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    recipe = KINDS[kind]
+    sections = {}
+    for name, annotation in get_type_hints(recipe).items():
+        section = _section_kind(annotation, content.get(name))
+        if section:
+            extra = {
+                field: getattr(sections["model"], field)
+                for field in getattr(recipe, "OF_MODEL", {}).get(name, ())
+            }
+            sections[name] = _section(path, content, name, section, extra)
+    return _build(path, "", recipe, {**sections, **content})
 
 
-def _section(path: Path, content: dict, name: str, kind: type, extra: Mapping | None = None):
+def _section_kind(annotation: object, values: object) -> type | None:
+    """The dataclass that a section is read as; of several the one that knows all its keys, else the
+    first. None for what is no section."""
+    kinds = [
+        kind for kind in get_args(annotation) or (annotation,) if dataclasses.is_dataclass(kind)
+    ]
+    keys = set(values) if isinstance(values, dict) else set()
+    fitting = [k for k in kinds if keys <= {field.name for field in dataclasses.fields(k)}]
+    return next(iter(fitting + kinds), None)
+
+
+def _section(path: Path, content: dict, name: str, kind: type, extra: Mapping):
     values = content.pop(name, {})
     if not isinstance(values, dict):
         raise ValueError(f"{path}: {name}: expected a section [{name}]")
-    return _build(path, f"{name}.", kind, {**values, **(extra or {})})
+    return _build(path, f"{name}.", kind, {**values, **extra})
 
 
 def _build(path: Path, prefix: str, kind: type, values: Mapping):
@@ -81,7 +102,9 @@ def _build(path: Path, prefix: str, kind: type, values: Mapping):
     missing = [
         name
         for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ValueError(f"{path}: {prefix}{missing[0]}: missing")

@@ -59,7 +59,8 @@ class Unpacked:
         return x.to(self.dtype)
 
     def place(self, out: Tensor, window: tuple[slice, slice], rgb: Tensor) -> None:
-        """Write (N, 3, h, w) of a result into `out`, which `empty` made."""
+        """Write (N, 3, h, w) of a result, of a grey one (N, 1 or 3, h, w), into `out`, which
+        `empty` made."""
         if self.channels == 1:
             rgb = rgb.clamp(0, 1).mean(1, keepdim=True)
         out[:, : min(self.channels, 3), window[0], window[1]] = self.quantised(rgb)

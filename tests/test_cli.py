@@ -139,6 +139,16 @@ def test_degrade_keeps_alpha_and_depth(tmp_path):
     assert (lr % 257 != 0).any()  # not rounded to 8 bits on the way
 
 
+def test_degrade_gives_a_grey_picture_the_noise_asked_for(tmp_path):
+    flat = np.full((200, 200), 128, np.uint8)
+    pictures.write(tmp_path / "flat.png", pictures.Picture(flat))
+    arguments = ("--scale", 1, "--noise", 10, "--seed", 3)
+    assert run("degrade", tmp_path / "flat.png", tmp_path / "lr.png", *arguments) == 0
+    lr = pictures.read(tmp_path / "lr.png").pixels
+    assert lr.shape == flat.shape
+    assert lr.std() == pytest.approx(10, rel=0.02)
+
+
 def test_evaluate_writes_the_table_it_shows(picture, tmp_path, capsys):
     arguments = ("--protocol", "bicubic", "--scale", 2, "--data", tmp_path)
     assert run("evaluate", *arguments, "--json", tmp_path / "table.json") == 0

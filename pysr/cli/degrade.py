@@ -56,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
         picture = pictures.read(source)
         pictures.check_writable(target, picture)
         unpacked = arrays.unpack(picture.pixels)
-        planes = [unpacked.rgb] if unpacked.alpha is None else [unpacked.rgb, unpacked.alpha]
+        # A grey picture has one noise, not the mean of three.
+        colours = unpacked.rgb[:, :1] if unpacked.channels == 1 else unpacked.rgb
+        planes = [colours] if unpacked.alpha is None else [colours, unpacked.alpha]
         lr = degradation(torch.cat(planes, 1).to(options.device), options.seed).cpu()
         out = unpacked.empty(*lr.shape[-2:])
         unpacked.place(out, (slice(None), slice(None)), lr[:, :3])

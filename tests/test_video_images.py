@@ -56,7 +56,7 @@ def test_sound_that_pictures_cannot_hold_is_told(tmp_path):
 @pytest.mark.parametrize(
     "names, pattern, words",
     [
-        ([], "", "no pictures"),
+        ([], "", "no files of"),
         (["1.png", "3.png"], "%d.png", "picture 2.png is missing"),
         (["1.png"], "x%d.png", "no picture fits"),
     ],

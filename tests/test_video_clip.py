@@ -7,7 +7,8 @@ import av
 import pytest
 from video_clips import REAL, draw_clip, tone, uneven
 
-from pysr.video.clip import ColourTags, VideoError, probe
+from pysr.video.clip import ColourTags, VideoError
+from pysr.video.reader import probe
 
 HDR10 = (
     "log-level=none:max-cll=1000,400:"

@@ -5,9 +5,9 @@ import pytest
 from video_clips import draw_clip, number, picture, upscale
 
 from pysr import pictures
-from pysr.video.clip import VideoError, probe
+from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.reader import read
+from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding
 
 

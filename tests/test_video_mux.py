@@ -8,10 +8,10 @@ import pytest
 import torch
 from video_clips import REAL, blank, draw_clip, number, uneven, upscale
 
-from pysr.video.clip import VideoError, probe
+from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
 from pysr.video.mux import assemble, check_target
-from pysr.video.reader import read
+from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding, SegmentWriter
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from video_clips import REAL, draw_clip, number, uneven
 
-from pysr.video.clip import VideoError, probe
+from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.reader import read
+from pysr.video.reader import probe, read
 
 # Ways of encoding that make starting in the middle hard.
 CODINGS = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 from video_clips import draw_clip, picture
 
-from pysr.video.clip import ColourTags, VideoError, probe
+from pysr.video.clip import ColourTags, VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.reader import read
+from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding, SegmentWriter
 
 

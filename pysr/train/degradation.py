@@ -82,10 +82,7 @@ class DegradationTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMLRecipe:
-    """kind = "dml": a DML or one of its rivals, by L2 (dml.txt, equation 4)."""
-
-    model: DMLConfig
+class _PairRecipe:
     data: PairData
     training: TrainingOptions
     card: Card
@@ -94,7 +91,7 @@ class DMLRecipe:
 
     def train(self, options: TrainingOptions, out: Path, device: str) -> LearnedDegradation:
         return train_degradation(
-            lambda: build_dml(self.model), F.mse_loss, self.data, options, self.card, out, device
+            self._network, self._distance, self.data, options, self.card, out, device
         )
 
     def save(self, trained: LearnedDegradation, path: Path) -> None:
@@ -102,23 +99,25 @@ class DMLRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ABLRecipe:
+class DMLRecipe(_PairRecipe):
+    """kind = "dml": a DML or one of its rivals, by L2 (dml.txt, equation 4)."""
+
+    model: DMLConfig
+    _distance = staticmethod(F.mse_loss)
+
+    def _network(self) -> nn.Module:
+        return build_dml(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ABLRecipe(_PairRecipe):
     """kind = "abl": an ABL, by L1 (abl.txt, section 4.1.2)."""
 
     model: ABLConfig
-    data: PairData
-    training: TrainingOptions
-    card: Card
-    out: str
-    device: str = "auto"
+    _distance = staticmethod(F.l1_loss)
 
-    def train(self, options: TrainingOptions, out: Path, device: str) -> LearnedDegradation:
-        return train_degradation(
-            lambda: ABL(self.model), F.l1_loss, self.data, options, self.card, out, device
-        )
-
-    def save(self, trained: LearnedDegradation, path: Path) -> None:
-        trained.save(path)
+    def _network(self) -> nn.Module:
+        return ABL(self.model)
 
 
 def train_degradation(

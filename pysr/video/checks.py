@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from pysr.video.clip import Clip, VideoError, probe, pyav
+from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.pipeline import DEPTH, Times
 from pysr.video.probing import is_attached_picture
+from pysr.video.reader import probe
 from pysr.video.segments import Segment
 from pysr.video.worker import Worker
 

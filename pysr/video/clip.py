@@ -1,9 +1,4 @@
-"""What a video file holds, found without decoding it.
-
-A probe demuxes every packet once: the packets are the only honest table of frames and times
-(headers lie about counts and rates), and they show a file that ends early before hours are spent on
-it. One frame is decoded, for what FFmpeg hands out with frames alone: HDR10 and the display matrix.
-"""
+"""What is known about a clip before it is decoded: see `pysr.video.reader.probe`."""
 
 from __future__ import annotations
 
@@ -112,21 +107,3 @@ class Clip:
     @property
     def seconds(self) -> Fraction:
         return (self.pts[-1] + self.durations[-1] - self.pts[0]) * self.time_base
-
-
-def probe(path: str | Path, stream: int | None = None) -> Clip:
-    """Read what a video file, or an image sequence, holds.
-
-    Args:
-        path: a video file, a folder of pictures, or a pattern such as frames/%05d.png.
-        stream: index of the video stream among all streams; FFmpeg's choice when None.
-    Raises:
-        VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution
-            that changes on the way; one line that says what to do.
-    """
-    from pysr.video import images, probing
-
-    path = Path(path)
-    if images.is_sequence(path):
-        return images.probe(path)
-    return probing.probe(path, stream)

@@ -24,14 +24,14 @@ from pysr.nets import DAN, fingerprint, load_model
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
 from pysr.video import adapting, checks, figures, images
 from pysr.video.adapting import BUDGET, Adapt
-from pysr.video.clip import Clip, VideoError, probe, pyav
+from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.cluster import make
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.journal import Journal, digest
 from pysr.video.mux import assemble, check_target
 from pysr.video.pipeline import Times
-from pysr.video.reader import read
+from pysr.video.reader import probe, read
 from pysr.video.report import ShotReport
 from pysr.video.segments import LENGTH, Segment, plan
 from pysr.video.track import Shot, track

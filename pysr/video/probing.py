@@ -1,4 +1,9 @@
-"""Probing a video file: one pass over its packets, one decoded frame."""
+"""What a video file holds, found without decoding it.
+
+A probe demuxes every packet once: the packets are the only honest table of frames and times
+(headers lie about counts and rates), and they show a file that ends early before hours are spent on
+it. One frame is decoded, for what FFmpeg hands out with frames alone: HDR10 and the display matrix.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of a clip, exactly those asked for.
+"""A clip by its path, and its frames, exactly those asked for.
 
 Decoding starts at the key frame before the first one asked for, and every frame that the packets
 promise has to come out, in order, at its own time. Decoders conceal damage and skip what they
@@ -12,12 +12,12 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
-from pysr.video import images, planes
+from pysr.video import images, planes, probing
 from pysr.video.clip import Clip, VideoError, pyav
-from pysr.video.probing import changed_size
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,22 @@ class Frame:
     pts: int
     duration: int
     planes: tuple[Tensor, Tensor, Tensor]
+
+
+def probe(path: str | Path, stream: int | None = None) -> Clip:
+    """Read what a video file, or an image sequence, holds.
+
+    Args:
+        path: a video file, a folder of pictures, or a pattern such as frames/%05d.png.
+        stream: index of the video stream among all streams; FFmpeg's choice when None.
+    Raises:
+        VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution
+            that changes on the way; one line that says what to do.
+    """
+    path = Path(path)
+    if images.is_sequence(path):
+        return images.probe(path)
+    return probing.probe(path, stream)
 
 
 def read(clip: Clip, first: int = 0, stop: int | None = None) -> Iterator[Frame]:
@@ -106,7 +122,7 @@ def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int
 
 def _check(clip: Clip, frame, expected: int) -> None:
     if (frame.width, frame.height) != (clip.width, clip.height):
-        raise VideoError(changed_size(clip, frame, f"at frame {expected}"))
+        raise VideoError(probing.changed_size(clip, frame, f"at frame {expected}"))
     if frame.interlaced_frame:
         raise VideoError(
             f"{clip.path}: frame {expected} is interlaced; deinterlace the clip first, "

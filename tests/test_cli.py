@@ -194,6 +194,7 @@ def test_doctor_finds_everything_in_order(capsys):
         (("upscale", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),
         (("inspect", "{tmp}/sum2.npy"), "not a readable picture"),
         (("degrade", "{in}", "{tmp}/o.png", "--scale", "9"), "scale: expected one of 1, 2, 3, 4"),
+        (("degrade", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),
         (("evaluate", "--data", "{tmp}/none"), "no such folder"),
         (("train", "{tmp}/none.toml"), "pysr comes with abl"),
         (("models", "dan-huge"), "expected one of"),

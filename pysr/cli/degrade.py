@@ -15,6 +15,7 @@ from pysr.degrade import classical
 from pysr.degrade.classical import DOWNSAMPLERS, NOISES
 from pysr.degrade.dataset import MANIFEST, write_pairs
 from pysr.degrade.learned import PAIR_NOISE
+from pysr.upscaler import usable_device
 
 # What says how a classical degradation is made, and means nothing to a learned one.
 CLASSICAL = ("scale", "kernel", "sigma", "irregular", "motion", "downsample", "noise_kind")
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
                 raise ValueError(f"{name}: expected --model with it, a learned degradation")
     if options.pairs:
         return _write_pairs(options)
+    device = usable_device(options.device)
     degradation = _classical(options) if options.model is None else _learned(options, 0).degrade
     for source, target in outputs(Path(options.input), Path(options.output)):
         picture = pictures.read(source)
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         # A grey picture has one noise, not the mean of three.
         colours = unpacked.rgb[:, :1] if unpacked.channels == 1 else unpacked.rgb
         planes = [colours] if unpacked.alpha is None else [colours, unpacked.alpha]
-        lr = degradation(torch.cat(planes, 1).to(options.device), options.seed).cpu()
+        lr = degradation(torch.cat(planes, 1).to(device), options.seed).cpu()
         out = unpacked.empty(*lr.shape[-2:])
         unpacked.place(out, (slice(None), slice(None)), lr[:, :3])
         if unpacked.alpha is not None:
@@ -90,7 +92,7 @@ def _learned(options: argparse.Namespace, noise: float) -> degrade.LearnedDegrad
     degradation = degrade.load(options.model).with_noise(noise / 255)
     if options.factor is not None:
         degradation = degradation.with_factor(options.factor)
-    return degradation.to(options.device)
+    return degradation.to(usable_device(options.device))
 
 
 def _classical(options: argparse.Namespace) -> Callable[[Tensor, int], Tensor]:

@@ -76,6 +76,13 @@ def test_a_predicted_luma_keeps_the_colours_of_bicubic_downsampling(hr, kind):
         torch.testing.assert_close(lr[:, 0] - lr[:, other], plain[:, 0] - plain[:, other])
 
 
+@pytest.mark.parametrize("kind", ["coefficients", "kernels", "pixels"])
+def test_the_picture_that_is_degraded_stays_as_it_was(hr, kind):
+    before = hr.clone()
+    learned(kind, scale=1).with_noise(0.1).degrade(hr, 0)
+    assert torch.equal(hr, before)
+
+
 def test_predicted_kernels_blur_every_channel_alike(hr):
     degradation = learned()
     kernels = degradation.network.kernels(unit_luma(hr)).detach()

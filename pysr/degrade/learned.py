@@ -101,7 +101,7 @@ class LearnedDegradation:
             lr = network(y, hr)
         else:
             lr = imresize(hr, 1 / self.scale)
-            lr[:, :3] = with_luma(lr[:, :3], network(y))
+            lr = torch.cat((with_luma(lr[:, :3], network(y)), lr[:, 3:]), 1)
         if self.noise:
             if isinstance(generator, int):
                 generator = torch.Generator(lr.device).manual_seed(generator)

@@ -83,6 +83,7 @@ class DegradationTask:
 
 @dataclass(frozen=True, kw_only=True)
 class _PairRecipe:
+    model: DMLConfig | ABLConfig
     data: PairData
     training: TrainingOptions
     card: Card

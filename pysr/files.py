@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that weights lie in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -71,3 +74,10 @@ def _ordinary(path: Path, mode: int) -> None:
 
 def _refused(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file. Raises OSError or SafetensorError."""
+    with safe_open(path, "pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return file.metadata() or {}, state

@@ -36,6 +36,23 @@ def assert_matches(
     )
 
 
+def assert_gradients_where_wanted(
+    operator: Callable, reference: Callable, tensors: Sequence[Tensor], wanted: Sequence[bool]
+) -> None:
+    """That exactly the wanted tensors get a gradient from operator(*tensors), the reference's."""
+    for tensor, needed in zip(tensors, wanted, strict=True):
+        tensor.requires_grad_(needed)
+    out = operator(*tensors)
+    assert out.requires_grad == any(wanted)
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    if leaves:
+        out.sum().backward()
+        expected = torch.autograd.grad(reference(*tensors).sum(), leaves)
+        for leaf, gradient in zip(leaves, expected, strict=True):
+            torch.testing.assert_close(leaf.grad, gradient)
+    assert [tensor.grad is not None for tensor in tensors] == list(wanted)
+
+
 def with_threads(counts: Sequence[int], work: Callable) -> list:
     """What work() returns with each number of threads."""
     before, results = torch.get_num_threads(), []

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from operator_testing import TOLERANCE, assert_matches, gradients, with_threads
+from operator_testing import (
+    TOLERANCE,
+    assert_gradients_where_wanted,
+    assert_matches,
+    gradients,
+    with_threads,
+)
 
 import pysr
 from pysr import _ext
@@ -152,20 +158,11 @@ def test_strided_inputs(stride, device):
                 assert torch.equal(mine, theirs), name
 
 
-@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)))
+@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)), ids=str)
 def test_any_subset_of_gradients(wanted, device):
     tensors, _ = make(2, 2, 9, 8, 3, 5, 2, "reflect", dtype=torch.float64, device=device)
-    for tensor, by in zip(tensors, wanted, strict=True):
-        tensor.requires_grad_(by)
-    out = basis_svconv(*tensors, 2)
-    assert out.requires_grad == any(wanted)
-    chosen = [tensor for tensor in tensors if tensor.requires_grad]
-    if chosen:
-        out.sum().backward()
-        expected = torch.autograd.grad(basis_svconv_reference(*tensors, 2).sum(), chosen)
-        for tensor, gradient in zip(chosen, expected, strict=True):
-            torch.testing.assert_close(tensor.grad, gradient)
-    assert tuple(tensor.grad is not None for tensor in tensors) == wanted
+    pair = partial(basis_svconv, stride=2), partial(basis_svconv_reference, stride=2)
+    assert_gradients_where_wanted(*pair, tensors, wanted)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ from functools import partial
 
 import pytest
 import torch
-from operator_testing import TOLERANCE, assert_matches, gradients, with_threads
+from operator_testing import (
+    TOLERANCE,
+    assert_gradients_where_wanted,
+    assert_matches,
+    gradients,
+    with_threads,
+)
 
 from pysr import _ext, blur
 from pysr.ops import blur_decimate, mixture_blur
@@ -118,17 +124,7 @@ def test_strided_inputs(padding, device):
 @pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)), ids=str)
 def test_any_subset_of_gradients(wanted, device):
     tensors = make(2, 3, 9, 8, 5, 2, device=device)
-    for tensor, needed in zip(tensors, wanted, strict=True):
-        tensor.requires_grad_(needed)
-    out = mixture_blur(*tensors)
-    assert out.requires_grad == any(wanted)
-    leaves = [tensor for tensor in tensors if tensor.requires_grad]
-    if leaves:
-        out.sum().backward()
-        expected = torch.autograd.grad(mixture_blur_reference(*tensors).sum(), leaves)
-        for leaf, gradient in zip(leaves, expected, strict=True):
-            torch.testing.assert_close(leaf.grad, gradient)
-    assert [tensor.grad is not None for tensor in tensors] == list(wanted)
+    assert_gradients_where_wanted(mixture_blur, mixture_blur_reference, tensors, wanted)
 
 
 @pytest.mark.parametrize(

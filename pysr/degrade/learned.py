@@ -23,6 +23,7 @@ from pysr import blur
 from pysr.colour import unit_luma, with_luma
 from pysr.degrade.classical import to_8bit
 from pysr.degrade.resize import imresize
+from pysr.files import read_safetensors
 from pysr.nets.abl import ABL, ABLConfig
 from pysr.nets.dml import DMLConfig, build_dml
 
@@ -186,9 +187,7 @@ def load(path: str | Path) -> LearnedDegradation:
     if not path.is_file():
         raise DegradationError(f"degradation: no file {path}")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata, state = read_safetensors(path)
     except (OSError, SafetensorError) as error:
         raise DegradationError(f"{path}: not a readable degradation file ({error})") from None
     architecture = metadata.get("architecture")

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pysr.files import read_safetensors
 from pysr.nets.dan import DAN, DANConfig
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -84,9 +85,7 @@ def _is_code(key: str) -> bool:
 
 def _load_safetensors(path: Path) -> DAN:
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata, state = read_safetensors(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: not a readable weights file ({error})") from None
     if metadata.get("architecture") != "dan":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -221,32 +223,37 @@ def _x264_instructions() -> str:
 
 def _x26x_hdr(hdr: Hdr | None, mastering: str, light: str) -> str:
     """In units of 0.00002 and of 0.0001 cd/m2 (SMPTE ST 2086 as HEVC writes it)."""
-    if hdr is None:
-        return ""
-    words = []
-    if hdr.primaries and hdr.luminance:
-        r, g, b, w = (
-            f"({round(x * 50000)},{round(y * 50000)})"
-            for x, y in zip(hdr.primaries[::2], hdr.primaries[1::2], strict=True)
-        )
-        low, high = (round(value * 10000) for value in hdr.luminance)
-        words.append(f"{mastering}=G{g}B{b}R{r}WP{w}L({high},{low})")
-    if hdr.light:
-        words.append(f"{light}={hdr.light[0]},{hdr.light[1]}")
-    return ":".join(words)
+    return _hdr(hdr, mastering, light, lambda x: round(x * 50000), lambda y: round(y * 10000))
 
 
 def _svtav1_hdr(hdr: Hdr | None) -> str:
+    return _hdr(
+        hdr,
+        "mastering-display",
+        "content-light",
+        lambda x: f"{float(x):.5f}",
+        lambda y: f"{float(y):.4f}",
+    )
+
+
+def _hdr(
+    hdr: Hdr | None,
+    mastering: str,
+    light: str,
+    chromaticity: Callable[[Fraction], object],
+    luminance: Callable[[Fraction], object],
+) -> str:
+    """As an encoder's options, by their names there and by how it writes the two quantities."""
     if hdr is None:
         return ""
     words = []
     if hdr.primaries and hdr.luminance:
         r, g, b, w = (
-            f"({float(x):.5f},{float(y):.5f})"
+            f"({chromaticity(x)},{chromaticity(y)})"
             for x, y in zip(hdr.primaries[::2], hdr.primaries[1::2], strict=True)
         )
-        low, high = (f"{float(value):.4f}" for value in hdr.luminance)
-        words.append(f"mastering-display=G{g}B{b}R{r}WP{w}L({high},{low})")
+        low, high = (luminance(value) for value in hdr.luminance)
+        words.append(f"{mastering}=G{g}B{b}R{r}WP{w}L({high},{low})")
     if hdr.light:
-        words.append(f"content-light={hdr.light[0]},{hdr.light[1]}")
+        words.append(f"{light}={hdr.light[0]},{hdr.light[1]}")
     return ":".join(words)

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.engines import Guard
 from pysr.nets import DAN
-from pysr.tiling import GATE_CROP, spread_crops
-
-Crop = tuple[slice, slice, Tensor]  # as `pysr.tiling.informative_crops` gives them
+from pysr.tiling import GATE_CROP, Crop, spread_crops
 
 
 @dataclass(frozen=True)

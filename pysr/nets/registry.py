@@ -133,12 +133,15 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
     return model.with_scale(scale)
 
 
-def load_dan(name: str | Path) -> DAN:
-    """`load_model` for what works with DANs alone. Raises ModelError for another network too."""
-    model = load_model(name)
-    if not isinstance(model, DAN):
-        raise ModelError(f"model: expected a DAN, {name} is a {type(model).__name__}")
-    return model
+def load_dan(model: str | Path | nn.Module) -> DAN:
+    """`load_model`, or a network that is loaded already, for what works with DANs alone.
+
+    Raises ModelError for another network too.
+    """
+    network = model if isinstance(model, nn.Module) else load_model(model)
+    if not isinstance(network, DAN):
+        raise ModelError(f"model: expected a DAN, got a {type(network).__name__}")
+    return network
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:

@@ -1,15 +1,42 @@
 """Networks, and the registry that builds and loads them by name."""
 
 from pysr.nets.dan import DAN, DANConfig, Restoration
-from pysr.nets.registry import SHIPPED, ModelError, fingerprint, load_model, save_model
+from pysr.nets.edsr import EDSR, EDSRConfig
+from pysr.nets.rcan import RCAN, RCANConfig
+from pysr.nets.rdn import RDN, RDNConfig
+from pysr.nets.registry import (
+    ARCHITECTURES,
+    SHIPPED,
+    ModelError,
+    build,
+    fingerprint,
+    load_dan,
+    load_model,
+    save_model,
+)
+from pysr.nets.rrdb import RRDB, RRDBConfig
+from pysr.nets.vdsr import VDSR, VDSRConfig
 
 __all__ = [
+    "EDSR",
+    "EDSRConfig",
+    "RCAN",
+    "RCANConfig",
+    "RDN",
+    "RDNConfig",
+    "ARCHITECTURES",
     "DAN",
+    "RRDB",
     "SHIPPED",
+    "VDSR",
     "DANConfig",
     "ModelError",
+    "RRDBConfig",
     "Restoration",
+    "VDSRConfig",
+    "build",
     "fingerprint",
+    "load_dan",
     "load_model",
     "save_model",
 ]

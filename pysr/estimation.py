@@ -56,9 +56,9 @@ class Estimation:
 
     def on(self, crops: list[Crop]) -> Estimate:
         """The blur of one picture, from crops of it."""
+        kind = type(self._model).__name__
         raise ValueError(
-            f"estimate: expected a DAN, which estimates blur; a {type(self._model).__name__} does "
-            "not, so give the kernel"
+            f"estimate: expected a DAN, which estimates blur; {kind} does not, so give the kernel"
         )
 
     def gates(self, engine, lr: Tensor, estimate: Estimate, halo: int) -> list[Tensor] | None:

@@ -293,7 +293,7 @@ def _scale_of(model: nn.Module) -> int:
     scale = getattr(getattr(model, "config", model), "scale", None)
     if scale is None:
         kind = type(model).__name__
-        raise ValueError(f"model: expected a scale, as scale or config.scale; a {kind} has none")
+        raise ValueError(f"model: expected a scale, as scale or config.scale; {kind} has none")
     return scale
 
 

@@ -130,15 +130,15 @@ def test_what_overflows_is_made_again():
 
 def test_what_it_cannot_do_is_said():
     upscaler = Upscaler(network(), device="cpu")
-    with pytest.raises(ValueError, match="a RRDB does not, so give the kernel"):
+    with pytest.raises(ValueError, match="RRDB does not, so give the kernel"):
         upscaler.estimate(PICTURE)
     with pytest.raises(ValueError, match="this model does not estimate blur"):
         upscaler.stream([PICTURE])
     with pytest.raises(ValueError, match="engine native: for DANs alone"):
         Upscaler(network(), device="cpu", engine="native")
-    with pytest.raises(ValueError, match="precision: expected float32 for a Doubled"):
+    with pytest.raises(ValueError, match="precision: expected float32 for Doubled"):
         Upscaler(Doubled(), device="cpu", precision="float16")
-    with pytest.raises(ValueError, match="model: expected a scale.*a Conv2d has none"):
+    with pytest.raises(ValueError, match="model: expected a scale.*Conv2d has none"):
         Upscaler(nn.Conv2d(3, 3, 3), device="cpu")
 
 
@@ -167,9 +167,9 @@ def test_evaluate_a_plain_network(vdsr_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "{model}", "{tmp}/out"), "expected a DAN, got a VDSR"),
+        (("export", "{model}", "{tmp}/out"), "expected a DAN, got VDSR"),
         (("bench", "engines", "--model", "{model}"), "expected a DAN"),
-        (("inspect", "{in}", "--model", "{model}"), "a VDSR does not"),
+        (("inspect", "{in}", "--model", "{model}"), "VDSR does not"),
         (("upscale", "{in}", "{tmp}/o.png", "--model", "{model}", "--engine", "native"), "DANs"),
     ],
 )
@@ -184,7 +184,7 @@ def test_commands_that_need_a_dan_say_so(vdsr_file, tmp_path, capsys, arguments,
 
 def test_a_video_needs_a_dan(vdsr_file, short_clip, tmp_path, capsys):
     assert run("upscale", short_clip, tmp_path / "out.mkv", "--model", vdsr_file) == 2
-    assert "model: expected a DAN, got a VDSR" in capsys.readouterr().err
+    assert "model: expected a DAN, got VDSR" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

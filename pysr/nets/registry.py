@@ -140,7 +140,7 @@ def load_dan(model: str | Path | nn.Module) -> DAN:
     """
     network = model if isinstance(model, nn.Module) else load_model(model)
     if not isinstance(network, DAN):
-        raise ModelError(f"model: expected a DAN, got a {type(network).__name__}")
+        raise ModelError(f"model: expected a DAN, got {type(network).__name__}")
     return network
 
 
@@ -153,7 +153,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     name = architecture_of(model)
     if name is None:
         kind = type(model).__name__
-        raise ModelError(f"model: expected one of {', '.join(ARCHITECTURES)}, got a {kind}")
+        raise ModelError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {kind}")
     exact = ARCHITECTURES[name].exact
     state = {
         key: value.detach().cpu().contiguous().to(torch.float32 if key in exact else torch.float16)

@@ -211,7 +211,7 @@ def test_text_subtitles_take_the_form_that_a_container_holds_and_come_back(tmp_p
         assert [words[2:12] for _, words in _lines(other, stream)] == [
             b"line %d.%d" % (stream - 1, i) + b"\0\0" for i in range(3)
         ]
-        assert _about(again, stream) == _about(source, stream)
+        assert _about(again, stream)[:3] == _about(source, stream)[:3]  # MP4 has a default track
         assert _lines(again, stream) == _lines(source, stream)
 
 

@@ -30,7 +30,7 @@ from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.figures import ShotReport, report
 from pysr.video.journal import Journal, digest
-from pysr.video.mux import assemble, check_target
+from pysr.video.mux import assemble, check_target, rehearse
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
 from pysr.video.segments import LENGTH, Segment, plan
@@ -181,6 +181,8 @@ def upscale(
         upscaler,
         Journal.opened(place, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
+        size = tuple(upscaler.scale * n for n in (clip.height, clip.width))
+        rehearse(target, clip, encoding, size, journal.work)
         shots = _shots(upscaler, clip, kernel, journal, clock)
         models = {}
         if adapt is not None:

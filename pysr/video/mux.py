@@ -8,9 +8,12 @@ reordering in any segment: so they rise across the joints whatever encoders thou
 from __future__ import annotations
 
 import heapq
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from pysr.files import written_whole
 from pysr.video import images, subtitles
@@ -18,9 +21,9 @@ from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
-from pysr.video.writer import FIRST_PTS, FRAME
+from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 
-__all__ = ["assemble", "check_target"]
+__all__ = ["assemble", "check_target", "rehearse"]
 
 # What describes the old file and not the film; the muxer writes its own.
 _TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"}
@@ -66,6 +69,37 @@ def assemble(
             return (*losses, *_changes(beside, target.suffix, opened, clip))
     except pyav().FFmpegError as error:
         raise VideoError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def rehearse(
+    target: Path, clip: Clip, encoding: Encoding, size: tuple[int, int], folder: Path
+) -> None:
+    """Write the file that will be, with one black frame, into `folder`, and remove it.
+
+    Some muxers take a stream's header and find out only from its packets that they cannot hold it;
+    better now than after hours.
+
+    Args:
+        size: (height, width) of the result.
+    Raises:
+        VideoError: if that is so, or if the encoder refuses the size.
+    """
+    if encoding.images:
+        return
+    first = replace(clip, pts=clip.pts[:1], durations=clip.durations[:1], keys=(0,))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        black, whole = Path(scratch, "black.mkv"), Path(scratch, f"whole{target.suffix}")
+        with SegmentWriter(black, first, size, encoding) as writer:
+            samples = writer.samples(torch.zeros(3, *size))
+            writer.write(samples, first.pts[0], first.durations[0])
+        try:
+            with source(clip) as opened:
+                _write(whole, target.suffix, opened, first, _measured(target, first, [black]))
+        except pyav().FFmpegError as error:
+            raise VideoError(
+                f"{target}: {target.suffix} cannot hold this clip ({error.strerror}); a name "
+                "ending in .mkv holds nearly everything"
+            ) from None
 
 
 def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:

@@ -22,17 +22,17 @@ import numpy as np
 import pysr
 from pysr.nets import DAN, fingerprint, load_dan
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
-from pysr.video import adapting, checks, figures, images
+from pysr.video import adapting, checks, images
 from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.cluster import make
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
+from pysr.video.figures import ShotReport, report
 from pysr.video.journal import Journal, digest
-from pysr.video.mux import assemble, check_target
+from pysr.video.mux import assemble, check_target, rehearse
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
-from pysr.video.report import ShotReport
 from pysr.video.segments import LENGTH, Segment, plan
 from pysr.video.track import Shot, track
 from pysr.video.worker import Facts, Work, Worker
@@ -181,6 +181,8 @@ def upscale(
         upscaler,
         Journal.opened(place, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
+        size = tuple(upscaler.scale * n for n in (clip.height, clip.width))
+        rehearse(target, clip, encoding, size, journal.work)
         shots = _shots(upscaler, clip, kernel, journal, clock)
         models = {}
         if adapt is not None:
@@ -237,7 +239,7 @@ def upscale(
         times=times,
         tile=min(f.tile for f in facts),
         workers=_by_worker(facts),
-        shots=figures.report(shots, network, [f.figures for f in facts]),
+        shots=[_reported(shot, network, facts) for shot in shots],
         lost=list(dict.fromkeys(lost)),
     )
 
@@ -289,6 +291,13 @@ def _put_together(
         place.rmdir()  # an empty one; no other gets this far
     os.replace(whole, place)
     return lost
+
+
+def _reported(shot: Shot, model: DAN, facts: list[Facts]) -> ShotReport:
+    """Of a shot what all segments gathered."""
+    name = str(shot.first)
+    parts = [each.figures[name] for each in facts if name in each.figures]
+    return report(shot.first, shot.stop, shot.kernel(model), shot.spread, parts)
 
 
 def _by_worker(facts: list[Facts]) -> dict[str, int]:

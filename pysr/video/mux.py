@@ -8,19 +8,22 @@ reordering in any segment: so they rise across the joints whatever encoders thou
 from __future__ import annotations
 
 import heapq
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pysr.files import written_whole
-from pysr.video import images
+from pysr.video import images, subtitles
 from pysr.video.clip import Clip, VideoError, pyav
-from pysr.video.containers import carried, check_target, copy_stream, source
+from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
-from pysr.video.writer import FIRST_PTS, FRAME
+from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 
-__all__ = ["assemble", "check_target"]
+__all__ = ["assemble", "check_target", "rehearse"]
 
 # What describes the old file and not the film; the muxer writes its own.
 _TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"}
@@ -68,6 +71,37 @@ def assemble(
         raise VideoError(f"{target}: cannot be written ({error.strerror})") from None
 
 
+def rehearse(
+    target: Path, clip: Clip, encoding: Encoding, size: tuple[int, int], folder: Path
+) -> None:
+    """Write the file that will be, with one black frame, into `folder`, and remove it.
+
+    Some muxers take a stream's header and find out only from its packets that they cannot hold it;
+    better now than after hours.
+
+    Args:
+        size: (height, width) of the result.
+    Raises:
+        VideoError: if that is so, or if the encoder refuses the size.
+    """
+    if encoding.images:
+        return
+    first = replace(clip, pts=clip.pts[:1], durations=clip.durations[:1], keys=(0,))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        black, whole = Path(scratch, "black.mkv"), Path(scratch, f"whole{target.suffix}")
+        with SegmentWriter(black, first, size, encoding) as writer:
+            samples = writer.samples(torch.zeros(3, *size))
+            writer.write(samples, first.pts[0], first.durations[0])
+        try:
+            with source(clip) as opened:
+                _write(whole, target.suffix, opened, first, _measured(target, first, [black]))
+        except pyav().FFmpegError as error:
+            raise VideoError(
+                f"{target}: {target.suffix} cannot hold this clip ({error.strerror}); a name "
+                "ending in .mkv holds nearly everything"
+            ) from None
+
+
 def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:
     measured, first = [], 0
     for path in map(Path, segments):
@@ -97,14 +131,15 @@ def _write(path: Path, suffix: str, opened, clip: Clip, segments: list[_Segment]
         av.open(path, "w", container_options=options) as container,
         av.open(segments[0].path) as template,
     ):
-        copies = _streams(container, suffix, opened, clip, template.streams.video[0])
+        ways = carried(suffix, opened, clip)
+        copies = _streams(container, suffix, opened, clip, template.streams.video[0], ways)
         video = copies.pop(clip.stream)
         headers = template.streams.video[0].codec_context.extradata
         packets = [_video_packets(clip, segments, video, headers)]
         if opened is not None:
             container.metadata.update(_kept(opened.metadata))
             container.set_chapters(opened.chapters())
-            packets.append(_copied_packets(opened, copies))
+            packets.append(_copied_packets(opened, copies, ways))
         for packet in heapq.merge(*packets, key=_seconds):
             container.mux(packet)
 
@@ -129,19 +164,19 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _streams(container, suffix: str, opened, clip: Clip, template) -> dict:
+def _streams(container, suffix: str, opened, clip: Clip, template, ways: dict) -> dict:
     """The target's streams by their number in the source, in the source's order."""
     copies = {}
-    keep = {stream.index: stream for stream in carried(suffix, opened, clip)}
-    for index in sorted({clip.stream, *keep}):
+    for index in sorted({clip.stream, *ways}):
         if index == clip.stream:
             copies[index] = _video_stream(container, suffix, opened, clip, template)
             continue
-        copy = copy_stream(container, keep[index])
+        origin = opened.streams[index]
+        copy = ways[index](container, origin)
         if copy is None:
-            _attach_picture(container, clip, keep[index])
+            _attach_picture(container, clip, origin)
         else:
-            copy.metadata.update(_kept(keep[index].metadata))
+            copy.metadata.update(_kept(origin.metadata))
             copies[index] = copy
     return copies
 
@@ -194,15 +229,21 @@ def _video_packets(clip: Clip, segments: list[_Segment], stream, headers) -> Ite
                 yield packet
 
 
-def _copied_packets(opened, copies: dict) -> Iterator:
+def _copied_packets(opened, copies: dict, ways: dict) -> Iterator:
     keep = pyav().stream.Discard
     for stream in opened.streams:
         stream.discard = keep.default if stream.index in copies else keep.all
     for packet in opened.demux():
         if packet.size == 0 and packet.pts is None:
             continue  # what flushes decoders
-        if packet.stream_index in copies and not _is_gap(packet):
-            packet.stream = copies[packet.stream_index]
+        if packet.stream_index not in copies or _is_gap(packet):
+            continue
+        copy = copies[packet.stream_index]
+        if ways[packet.stream_index] is subtitles.add:
+            packet = subtitles.converted(packet, copy)
+        else:
+            packet.stream = copy
+        if packet is not None:
             yield packet
 
 
@@ -221,7 +262,7 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
     """What the finished file holds differently from the source, found by reading it."""
     if opened is None:
         return []
-    kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
+    kept = {clip.stream, *carried(suffix, opened, clip)}
     with pyav().open(path, metadata_errors="replace") as written:
         changes = []
         sources = _tracks(s for s in opened.streams if s.index in kept)

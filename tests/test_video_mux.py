@@ -10,7 +10,7 @@ from video_clips import REAL, blank, draw_clip, number, uneven, upscale
 
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.mux import assemble, check_target
+from pysr.video.mux import assemble, check_target, rehearse
 from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding, SegmentWriter
 
@@ -228,6 +228,23 @@ def test_lines_that_overlap_are_not_moved_apart_for_mp4(tmp_path):
         VideoError, match="1: subtitle srt, deu, of which lines overlap; .* .mkv can"
     ):
         check_target(tmp_path / "out.mp4", clip, Encoding.choose(clip, "out.mp4"))
+
+
+@pytest.mark.parametrize(
+    "suffix, words",
+    [
+        (".avi", "Invalid data"),
+        (".ts", "stream 1: subtitle srt, deu would be data there"),
+    ],
+)
+def test_what_only_packets_show_is_found_out_before_the_work(tmp_path, suffix, words):
+    clip = probe(draw_clip(tmp_path / "in.mkv", subtitles=("deu",)))
+    target, folder = tmp_path / f"out{suffix}", tmp_path / "work"
+    folder.mkdir()
+    with pytest.raises(VideoError, match=rf"{suffix} cannot hold this clip \({words}.*\.mkv"):
+        rehearse(target, clip, Encoding.choose(clip, target), (96, 128), folder)
+    rehearse(tmp_path / "o.mp4", clip, Encoding.choose(clip, "o.mp4"), (96, 128), folder)
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi"])

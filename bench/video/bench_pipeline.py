@@ -38,7 +38,7 @@ from pysr.video.worker import Work, Worker
 from pysr.video.writer import SegmentWriter
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-FRAMES, SEGMENT = 96, 32
+FRAMES, SEGMENT = 64, 32
 ROUNDS = 3
 
 

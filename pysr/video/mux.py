@@ -21,6 +21,7 @@ from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
+from pysr.video.reader import probe
 from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 
 __all__ = ["assemble", "check_target", "rehearse"]
@@ -33,6 +34,7 @@ _MP4_TAGS = set(
     "title artist album album_artist composer comment copyright date description genre grouping "
     "lyrics show synopsis track creation_time".split()
 )
+_REHEARSED = 8  # frames: with some between others, as encoders have them
 _MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
 
 
@@ -74,10 +76,10 @@ def assemble(
 def rehearse(
     target: Path, clip: Clip, encoding: Encoding, size: tuple[int, int], folder: Path
 ) -> None:
-    """Write the file that will be, with one black frame, into `folder`, and remove it.
+    """Write the file that will be, with a few black frames, into `folder`, and read it back.
 
-    Some muxers take a stream's header and find out only from its packets that they cannot hold it;
-    better now than after hours.
+    Some muxers take a stream's header and find out only from its packets that they cannot hold it,
+    or write what nobody can read; better now than after hours.
 
     Args:
         size: (height, width) of the result.
@@ -86,20 +88,39 @@ def rehearse(
     """
     if encoding.images:
         return
-    first = replace(clip, pts=clip.pts[:1], durations=clip.durations[:1], keys=(0,))
+    count = min(len(clip), _REHEARSED)
+    few = replace(clip, pts=clip.pts[:count], durations=clip.durations[:count], keys=(0,))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         black, whole = Path(scratch, "black.mkv"), Path(scratch, f"whole{target.suffix}")
-        with SegmentWriter(black, first, size, encoding) as writer:
+        with SegmentWriter(black, few, size, encoding) as writer:
             samples = writer.samples(torch.zeros(3, *size))
-            writer.write(samples, first.pts[0], first.durations[0])
-        try:
-            with source(clip) as opened:
-                _write(whole, target.suffix, opened, first, _measured(target, first, [black]))
-        except pyav().FFmpegError as error:
-            raise VideoError(
-                f"{target}: {target.suffix} cannot hold this clip ({error.strerror}); a name "
-                "ending in .mkv holds nearly everything"
-            ) from None
+            for pts, duration in zip(few.pts, few.durations, strict=True):
+                writer.write(samples, pts, duration)
+        problem = _tried(whole, few, _measured(target, few, [black]))
+    if problem:
+        raise VideoError(
+            f"{target}: {target.suffix} cannot hold this clip ({problem}); a name ending in .mkv "
+            "holds nearly everything"
+        )
+
+
+def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> str:
+    """What goes wrong in writing and reading a file, in words; empty if nothing does."""
+    try:
+        with source(clip) as opened:
+            _write(whole, whole.suffix, opened, clip, segments)
+            probe(whole)
+            if opened is None:
+                return ""
+            with pyav().open(whole, metadata_errors="replace") as written:
+                for before, after in _pairs(written, whole.suffix, opened, clip):
+                    if before.type in ("audio", "subtitle") and after.type != before.type:
+                        return f"{in_words(before)} would be {after.type} there"
+        return ""
+    except pyav().FFmpegError as error:
+        return error.strerror
+    except VideoError as error:
+        return str(error).removeprefix(f"{whole}: ")
 
 
 def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:
@@ -262,11 +283,9 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
     """What the finished file holds differently from the source, found by reading it."""
     if opened is None:
         return []
-    kept = {clip.stream, *carried(suffix, opened, clip)}
     with pyav().open(path, metadata_errors="replace") as written:
         changes = []
-        sources = _tracks(s for s in opened.streams if s.index in kept)
-        for before, after in zip(sources, _tracks(written.streams), strict=False):
+        for before, after in _pairs(written, suffix, opened, clip):
             if before.index == clip.stream:
                 changes += _video_changes(suffix, clip, written, after)
             changes += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
@@ -275,6 +294,13 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
         names = {name.lower() for name in written.metadata}
         gone = [name for name in _kept(opened.metadata) if name.lower() not in names]
         return changes + [f"the tag {name} is lost" for name in gone]
+
+
+def _pairs(written, suffix: str, opened, clip: Clip) -> list[tuple]:
+    """The tracks of a source that a finished file has too, and there."""
+    kept = {clip.stream, *carried(suffix, opened, clip)}
+    sources = _tracks(s for s in opened.streams if s.index in kept)
+    return list(zip(sources, _tracks(written.streams), strict=False))
 
 
 def _tracks(streams) -> list:

@@ -150,7 +150,9 @@ class SRTask:
     ):
         self.data, self.device = data, device
         torch.manual_seed(seed)
-        self.model = _started(data.start, config) if data.start else build(architecture, **asdict(config))
+        self.model = (
+            _started(data.start, config) if data.start else build(architecture, **asdict(config))
+        )
         self.model.train().to(device, memory_format=torch.channels_last)
         self.module = SRLoss(self.model)
         self.on_luma = isinstance(self.model, VDSR)
@@ -194,9 +196,7 @@ class SRTask:
         for source in self.sources:
             for scale in self.scales:
                 network = model.with_scale(scale) if self.on_luma else model
-                scores = [
-                    psnr(network(lr).float(), hr, scale) for hr, lr in source.held_out(scale)
-                ]
+                scores = [psnr(network(lr).float(), hr, scale) for hr, lr in source.held_out(scale)]
                 if scores:
                     figures[f"psnr_{source.name}_x{scale}"] = sum(scores) / len(scores)
         return figures

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ OPTIONS = TrainingOptions(
     steps=4, learning_rate=1e-3, ema=0.5, log_every=1, validate_every=100, save_every=2
 )
 TINY = {
-    "vdsr": {"scale": 2, "layers": 3, "features": 8},
+    "vdsr": {"scale": 2, "layers": 4, "features": 16},
     "rrdb": {"scale": 2, "features": 8, "growth": 4, "blocks": 1, "bicubic_skip": True},
 }
 KERNEL = blur.isotropic(1.0, 7)
@@ -34,7 +35,8 @@ def config(architecture):
 
 
 def crop(i):
-    return photographs.astronaut()[i * 60 : i * 60 + 96, 150:246]
+    """Print, which interpolation blurs visibly."""
+    return np.repeat(photographs.page()[i * 30 : i * 30 + 96, 60:156, None], 3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +69,17 @@ def task(data, architecture="rrdb", degradation=None):
 def test_training_gets_better_than_interpolation(architecture, folder, tmp_path):
     data = SRData((str(folder),), patch=32, batch=4, hold_out=1)
     options = dataclasses.replace(
-        OPTIONS, steps=100, learning_rate=5e-3, cooldown=60, ema=0.9, log_every=50
+        OPTIONS, steps=60, learning_rate=2e-3, cooldown=40, ema=0.9, log_every=60
     )
     degradation = BicubicDegradation(2)
     model = train_sr(
         architecture, config(architecture), data, degradation, options, tmp_path / "run"
     )
     start = task(data, architecture)
-    before = start.validate(start.model)["psnr_synthetic_x2"]
-    assert start.validate(model)["psnr_synthetic_x2"] > before + 0.3
-    hr, lr = next(iter(start.sources)).held_out(2).__next__()
+    with torch.no_grad():
+        before, after = (start.validate(m)["psnr_synthetic_x2"] for m in (start.model, model))
+    assert after > before + 0.1
+    hr, lr = next(next(iter(start.sources)).held_out(2))
     assert before == pytest.approx(psnr(imresize(lr, 2), hr, 2), abs=0.2)
 
 
@@ -102,7 +105,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(architecture, folder, pairs, 
 
 
 def test_a_batch_has_its_share_of_real_pairs(folder, pairs):
-    batch = task(SRData((str(folder),), (str(pairs),), real=0.25, patch=48, batch=8)).batch(
+    batch = task(SRData((str(folder),), (str(pairs),), 0.25, patch=48, batch=8, hold_out=0)).batch(
         0, data_generator(0, 0, 0)
     )
     # LR of a real pair has lost more than bicubic downsampling of its HR patch, away from borders.
@@ -115,9 +118,9 @@ def test_a_learned_degradation_makes_the_pairs(folder, tmp_path):
     learned = LearnedDegradation(ABL(ABLConfig(scale=2, features=8, blocks=1)))
     learned.save(tmp_path / "abl.safetensors")
     degradation = FileDegradation(str(tmp_path / "abl.safetensors"), scale=2, noise=0)
-    batch = task(SRData((str(folder),), patch=32, batch=2), degradation=degradation).batch(
-        0, data_generator(0, 0, 0)
-    )
+    batch = task(
+        SRData((str(folder),), patch=32, batch=2, hold_out=0), degradation=degradation
+    ).batch(0, data_generator(0, 0, 0))
     torch.testing.assert_close(learned(batch["hr"])[0], batch["lr"])
 
 
@@ -176,9 +179,7 @@ def test_the_command_leaves_a_model_that_loads(folder, tmp_path):
     arguments = ["train", recipe, "--out", str(tmp_path / "o"), "--device", "cpu"]
     assert main(arguments) == 0
     model = load_model(tmp_path / "o" / "model.safetensors")
-    assert dataclasses.asdict(model.config) | TINY["rrdb"] | {"bicubic_skip": False} == (
-        dataclasses.asdict(model.config)
-    )
+    assert model.config == dataclasses.replace(config("rrdb"), bicubic_skip=False)
     assert model(torch.rand(1, 3, 8, 9)).shape == (1, 3, 16, 18)
 
 
@@ -198,7 +199,7 @@ def test_a_bad_recipe_is_one_line(folder, tmp_path, capsys, settings, message):
     recipe = written(tmp_path / "r.toml", folder, **settings)
     assert main(["train", recipe, "--out", str(tmp_path / "o"), "--device", "cpu"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and pytest.importorskip("re").search(message, error), error
+    assert error.count("\n") == 1 and re.search(message, error), error
 
 
 def test_no_data_and_other_data_are_refused(folder, pairs):

@@ -40,7 +40,6 @@ def transform(
     size: Callable[[int, int], tuple[int, int]],
     *,
     device: str | torch.device = "cpu",
-    crf: float | None = None,
     pixel_format: str | None = None,
 ) -> Transformed:
     """Change every frame of a video file or an image sequence; other streams are copied.
@@ -50,7 +49,7 @@ def transform(
         target: the same; the ending of a file says its container.
         change: a frame (1, 3, H, W) in [0, 1] on `device` and its number -> (1, 3, h, w).
         size: (h, w) that `change` gives for (H, W).
-        crf, pixel_format: see `Encoding.choose`.
+        pixel_format: see `Encoding.choose`.
     Raises:
         VideoError: what is asked for cannot be done, or the clip cannot be read to its end.
         CheckError: the finished file is not what it should be; it is not put in place.
@@ -59,7 +58,7 @@ def transform(
     final = place(target)
     check_paths(source, final)
     clip = probe(source)
-    encoding = Encoding.choose(clip, target, crf=crf, pixel_format=pixel_format)
+    encoding = Encoding.choose(clip, target, pixel_format=pixel_format)
     lost = check_target(target, clip, encoding)
     height, width = size(clip.height, clip.width)
 

@@ -56,12 +56,10 @@ def recipes(recipe: SRRecipe, options: argparse.Namespace, scale: int) -> dict[s
     synthetic = replace(recipe.data, folders=hr, pairs=())
     generated = FileDegradation(str(options.degradation), scale, noise=options.noise / 255)
     bicubic = BicubicDegradation(scale)
-    both = replace(synthetic, pairs=(str(train),))
     found = {
         "bicubic": replace(recipe, data=synthetic, degradation=bicubic),
         "generated": replace(recipe, data=synthetic, degradation=generated),
         "real": replace(recipe, data=replace(recipe.data, pairs=(str(train),))),
-        "real and generated": replace(recipe, data=both, degradation=generated),
     }
     return {name: r for name, r in found.items() if scale > 1 or name != "bicubic"}
 

@@ -12,7 +12,7 @@ from pysr.cli import main
 from pysr.colour import unit_luma
 from pysr.degrade import BicubicDegradation, FileDegradation, LearnedDegradation, classical
 from pysr.evaluate import psnr
-from pysr.nets import load_model
+from pysr.nets import SHIPPED, load_model
 from pysr.nets.abl import ABL, ABLConfig
 from pysr.nets.registry import ARCHITECTURES
 from pysr.resize import imresize
@@ -137,7 +137,9 @@ def test_a_vdsr_sees_luma_at_every_scale(folder):
         error = (imresize(batch["lr"], scale) - batch["hr"]).abs().mean()
         assert float(vdsr.module(**batch)["picture"].detach()) == pytest.approx(float(error))
     assert sizes == {2, 3}
-    assert set(vdsr.validate(vdsr.model)) == {"psnr_synthetic_x2", "psnr_synthetic_x3"}
+    with torch.no_grad():
+        figures = vdsr.validate(vdsr.model)
+    assert set(figures) == {"psnr_synthetic_x2", "psnr_synthetic_x3"}
 
 
 def test_real_pairs_are_validated_on_luma_of_colour(pairs):
@@ -209,6 +211,18 @@ def test_no_data_and_other_data_are_refused(folder, pairs):
         task(SRData((str(folder),), scales=(3,), patch=32), "vdsr")
     with pytest.raises(ValueError, match=r"data\.scales: expected one at most with pairs"):
         SRData(pairs=(str(pairs),), scales=(2, 3))
+    with pytest.raises(ValueError, match=r"data\.batch: expected at least 2, got 1"):
+        SRData((str(folder),), (str(pairs),), batch=1)
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.startswith("dan")])
+def test_shipped_starts_know_bicubic_downsampling(name):
+    hr = arrays.unpack(photographs.astronaut()[:192, 128:320]).rgb
+    model = load_model(name)
+    scale = model.config.scale
+    lr, _ = BicubicDegradation(scale)(hr, None)
+    with torch.no_grad():
+        assert psnr(model(lr), hr, scale) > psnr(imresize(lr, scale), hr, scale) + 0.7
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)

@@ -64,10 +64,13 @@ class SRData:
             raise ValueError(f"data.real: expected a share between 0 and 1, got {self.real:g}")
         if self.pairs and len(self.scales) > 1:
             raise ValueError("data.scales: expected one at most with pairs, which have their own")
+        kinds = bool(self.folders) + bool(self.pairs)
+        if self.batch < kinds:
+            raise ValueError(f"data.batch: expected at least {kinds}, got {self.batch}")
 
     @property
     def real_patches(self) -> int:
-        """Patches of a batch that come from real pairs: at least one of each kind, if possible."""
+        """Patches of a batch that come from real pairs; of two kinds at least one each."""
         if not (self.folders and self.pairs):
             return self.batch if self.pairs else 0
         return min(max(round(self.batch * self.real), 1), self.batch - 1)
@@ -79,7 +82,7 @@ class SyntheticPairs:
     name = "synthetic"
 
     def __init__(self, data: SRData, degradation: Degradation, device: torch.device):
-        self.degradation = degradation
+        self.degradation, self.device = degradation, device
         self.tiles = TileCache(data.folders, device, data.hold_out)
 
     def patches(
@@ -92,7 +95,7 @@ class SyntheticPairs:
         """Crops of the pictures kept for validation and what becomes of them, always the same."""
         for seed, tile in enumerate(self.tiles.held_out):
             h, w = (min(n, VALIDATION_CROP) // scale * scale for n in tile.shape[-2:])
-            hr = tile[None, :, :h, :w].to(self.tiles.tiles[0].device).float() / 255
+            hr = tile[None, :, :h, :w].to(self.device).float() / 255
             yield hr, self._degraded(hr, scale, seed)
 
     def _degraded(self, hr: Tensor, scale: int, seed: int) -> Tensor:
@@ -158,10 +161,11 @@ class SRTask:
         self.on_luma = isinstance(self.model, VDSR)
         self.scales = data.scales or (config.scale,)
         self._check_scales(config.scale)
-        self.sources = {}  # patches of a batch, by source
+        # Patches of a batch, by where they come from.
+        self.sources: dict[SyntheticPairs | RealPairs, int] = {}
         if data.folders:
-            source = SyntheticPairs(data, degradation, device)
-            self.sources[source] = data.batch - data.real_patches
+            synthetic = SyntheticPairs(data, degradation, device)
+            self.sources[synthetic] = data.batch - data.real_patches
         if data.pairs:
             self.sources[RealPairs(data, self.scales[0], device)] = data.real_patches
 
@@ -177,8 +181,7 @@ class SRTask:
                 )
 
     def batch(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        drawn = int(torch.randint(len(self.scales), (), generator=generator))
-        scale = self.scales[drawn]
+        scale = self.scales[int(torch.randint(len(self.scales), (), generator=generator))]
         parts = [
             source.patches(n, self.data.patch, scale, generator)
             for source, n in self.sources.items()

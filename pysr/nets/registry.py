@@ -42,6 +42,7 @@ SHIPPED = {
     "dan-lite-x2": Entry("dan-lite-x2.safetensors", "compact DAN, x2, for real pictures"),
     "rrdb-lite-x4": Entry("rrdb-lite-x4.safetensors", f"small RRDB, x4, {START}"),
     "rrdb-lite-x2": Entry("rrdb-lite-x2.safetensors", f"small RRDB, x2, {START}"),
+    "vdsr-lite": Entry("vdsr-lite.safetensors", f"narrow VDSR, any scale, {START}"),
 }
 
 

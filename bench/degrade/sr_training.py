@@ -5,7 +5,8 @@
 
 DIR holds train and test pairs; the generated pairs come from FILE, trained on the same pairs, with
 noise of deviation S of 255 (dml.txt, section 3.3: 5). All networks are trained by the recipe sr, on
-the same HR pictures, for as many steps from the same weights. Pairs of one size have nothing to be
+the same HR pictures, for as many steps from the same weights,
+which know bicubic downsampling. Pairs of one size have nothing to be
 downsampled: bicubic pairs would then be identical ones, from which there is nothing to learn, so
 that their row is the LR picture as it is.
 """

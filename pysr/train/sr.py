@@ -42,8 +42,8 @@ class SRData:
         patch: side of a HR patch in pixels, a multiple of every scale.
         batch: patches per step and process.
         hold_out: pictures of the folders, and as many pairs, kept for validation.
-        start: a weights file of the same configuration to begin from; left out, training begins
-            from random weights.
+        start: a model of the same configuration, by name or file, to begin from; left out, training
+            begins from random weights.
         refuse_unregistered: stop where a pair is shifted by more than a LR pixel; else warn.
     """
 
@@ -206,7 +206,7 @@ class SRTask:
 
 
 def _started(path: str, config: object) -> nn.Module:
-    model = load_model(path)
+    model = load_model(path, config.scale)
     if model.config != config:
         raise ValueError(f"data.start: {path} has another configuration: {model.config}")
     return model

@@ -5,10 +5,9 @@
 
 DIR holds train and test pairs; the generated pairs come from FILE, trained on the same pairs, with
 noise of deviation S of 255 (dml.txt, section 3.3: 5). All networks are trained by the recipe sr, on
-the same HR pictures, for as many steps from the same weights,
-which know bicubic downsampling. Pairs of one size have nothing to be
-downsampled: bicubic pairs would then be identical ones, from which there is nothing to learn, so
-that their row is the LR picture as it is.
+the same HR pictures, for as many steps from the same weights, the row "start", which know bicubic
+downsampling already. Bicubic pairs of one size would be identical ones, from which there is nothing
+to learn: that row is left out.
 """
 
 from __future__ import annotations
@@ -42,7 +41,10 @@ def main() -> None:
     scale = load(options.degradation).scale
     sources = recipes(recipe, options, scale)
     test = [(lr, hr) for hr, lr in read(options.data / "test")]
-    rows = {"interpolation": scores(test, lambda lr: imresize(lr, scale))}
+    rows = {
+        "interpolation": scores(test, lambda lr: imresize(lr, scale)),
+        "start": scores(test, load_model(recipe.data.start, scale)),
+    }
     for name, source in sources.items():
         rows[name] = scores(test, trained(source, options.out / f"x{scale}-{name}"))
     settings = {"pairs": len(test), "scale": scale, "steps": recipe.training.steps}

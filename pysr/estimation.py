@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.engines import Guard
 from pysr.nets import DAN
-from pysr.tiling import GATE_CROP, spread_crops
-
-Crop = tuple[slice, slice, Tensor]  # as `pysr.tiling.informative_crops` gives them
+from pysr.tiling import GATE_CROP, Crop, spread_crops
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class Estimation:
 
     def on(self, crops: list[Crop]) -> Estimate:
         """The blur of one picture, from crops of it."""
+        kind = type(self._model).__name__
         raise ValueError(
-            f"estimate: expected a DAN, which estimates blur; a {type(self._model).__name__} does "
-            "not, so give the kernel"
+            f"estimate: expected a DAN, which estimates blur; {kind} does not, so give the kernel"
         )
 
     def gates(self, engine, lr: Tensor, estimate: Estimate, halo: int) -> list[Tensor] | None:

@@ -15,8 +15,11 @@ GATE_CROP = 96  # side of the crops that stand for a tiled picture in channel at
 GATE_CROPS = 8  # along each axis
 
 
-def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
-    """The crops of (1, 3, H, W) that say most about its blur: rows, columns and (1, 3, h, w) each.
+Crop = tuple[slice, slice, Tensor]  # rows, columns and what is there, (1, 3, h, w)
+
+
+def informative_crops(lr: Tensor) -> list[Crop]:
+    """The crops of (1, 3, H, W) that say most about its blur.
 
     A picture with no more pixels than all crops together is taken whole. Else every crop is a
     square where the gradient energy that the ones before it leave uncovered is largest: blur shows
@@ -41,7 +44,7 @@ def informative_crops(lr: Tensor) -> list[tuple[slice, slice, Tensor]]:
     return crops
 
 
-def _crop(lr: Tensor, rows: slice, columns: slice) -> tuple[slice, slice, Tensor]:
+def _crop(lr: Tensor, rows: slice, columns: slice) -> Crop:
     return rows, columns, lr[..., rows, columns]
 
 
@@ -50,7 +53,7 @@ def _middle(length: int, most: int) -> slice:
     return slice(start, start + min(length, most))
 
 
-def whole(lr: Tensor) -> tuple[slice, slice, Tensor]:
+def whole(lr: Tensor) -> Crop:
     """All of (1, 3, H, W), in the form of a crop."""
     return _crop(lr, *(slice(0, n) for n in lr.shape[-2:]))
 

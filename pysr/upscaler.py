@@ -28,12 +28,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pysr import arrays, blur, engines
-from pysr.degrade import classical, imresize
-from pysr.estimation import Crop, Estimate, estimation_of
+from pysr import arrays, engines
+from pysr.consistency import consistency
+from pysr.estimation import Estimate, estimation_of
 from pysr.nets import load_model
 from pysr.nets.parts import AFFORDABLE_HALO
-from pysr.tiling import informative_crops, scaled, spans, tiles, whole
+from pysr.resize import imresize
+from pysr.tiling import Crop, informative_crops, scaled, spans, tiles, whole
 
 DEFAULT_MODEL = "dan-lite-x4"
 
@@ -121,7 +122,7 @@ class Upscaler:
         precision: str = "auto",
     ):
         self.device = usable_device(device)
-        self.scale = getattr(model, "config", model).scale
+        self.scale = _scale_of(model)
         self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
         self._halo = getattr(model, "halo", AFFORDABLE_HALO)
@@ -182,7 +183,8 @@ class Upscaler:
             estimate = known or self.estimate_on(crops)
             recomputed |= self._restore(lr, estimate, tile, picture, out[i : i + 1])
             found.append(estimate)
-            consistencies.append(self._consistency(lr, out[i : i + 1], crops, estimate.kernel))
+            sr = out[i : i + 1]
+            consistencies.append(consistency(lr, sr, crops, estimate.kernel, self.scale))
         self._interpolate_alpha(picture, out)
         return Upscaled(
             image=picture.pack(out),
@@ -243,7 +245,7 @@ class Upscaler:
 
     def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor | None) -> float:
         """As in `Upscaled`, of lr (1, 3, H, W) and what `restored` made of it."""
-        return self._consistency(lr, out, informative_crops(lr), kernel)
+        return consistency(lr, out, informative_crops(lr), kernel, self.scale)
 
     def stream(
         self, frames: Iterable, kernel=None, *, tile: int = TILE, on_shot: Callable | None = None
@@ -286,25 +288,13 @@ class Upscaler:
 
         return self._guard.run("picture", fill)[1]
 
-    def _consistency(
-        self, lr: Tensor, out: Tensor, crops: list[Crop], kernel: Tensor | None
-    ) -> float:
-        """PSNR between lr and `out` degraded again, on crops."""
-        s, error, count = self.scale, 0.0, 0
-        kernel = blur.dirac(1) if kernel is None else kernel
-        grey = out.shape[1] == 1
-        for rows, columns, crop in crops:
-            sr = out[:, :3, s * rows.start : s * rows.stop, s * columns.start : s * columns.stop]
-            sr = arrays.as_float(sr)
-            again = classical(sr, kernel, s, quantise=False)
-            # The crop's border is blurred with what lies outside it, which a crop does not have.
-            margin = min(math.ceil(kernel.shape[-1] / 2 / s) + 2, (min(crop.shape[-2:]) - 1) // 2)
-            inner = slice(margin, -margin or None)
-            difference = again - (crop[:, :1] if grey else crop)
-            difference = difference[..., inner, inner]
-            error += float((difference**2).sum())
-            count += difference.numel()
-        return math.inf if error == 0 else -10 * math.log10(error / count)
+
+def _scale_of(model: nn.Module) -> int:
+    scale = getattr(getattr(model, "config", model), "scale", None)
+    if scale is None:
+        kind = type(model).__name__
+        raise ValueError(f"model: expected a scale, as scale or config.scale; {kind} has none")
+    return scale
 
 
 def _kernels(picture: arrays.Unpacked, found: list[Estimate]):

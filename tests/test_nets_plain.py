@@ -44,6 +44,20 @@ def published_vdsr() -> dict[str, tuple]:
     return names
 
 
+def published_numbered_rrdb(scale: int) -> dict[str, tuple]:
+    """ESRGAN's first release."""
+    numbers = {4: (3, 6, 8), 2: (3, 5)}[scale]
+    names = conv("model.0", 64, 3) | conv(f"model.{numbers[-1] + 2}", 3, 64)
+    for name in ("1.sub.23", *numbers):
+        names |= conv(f"model.{name}", 64, 64)
+    for block in range(23):
+        for i in (1, 2, 3):
+            for j in range(5):
+                name = f"model.1.sub.{block}.RDB{i}.conv{j + 1}.0"
+                names |= conv(name, 32 if j < 4 else 64, 64 + 32 * j)
+    return names
+
+
 def published_rrdb(scale: int = 4, blocks: int = 23, basicsr: bool = False) -> dict[str, tuple]:
     """ESRGAN's own names, or those that BasicSR gave the same layers."""
     names = conv("conv_first", 64, 3) | conv("conv_last", 3, 64)
@@ -105,6 +119,8 @@ PUBLISHED = {
     "vdsr": (published_vdsr(), {"scale": 4, "layers": 20}),
     "rrdb": (published_rrdb(), {"scale": 4, "blocks": 23, "features": 64, "growth": 32}),
     "rrdb of BasicSR": (published_rrdb(basicsr=True), {"scale": 4, "blocks": 23}),
+    "rrdb of the first release": (published_numbered_rrdb(4), {"scale": 4, "blocks": 23}),
+    "rrdb of the first release, x2": (published_numbered_rrdb(2), {"scale": 2, "blocks": 23}),
     "rrdb x2": (published_rrdb(2, 6), {"scale": 2, "blocks": 6}),
     "edsr baseline x2": (
         published_edsr(64, 16, {0: 256}),

@@ -115,11 +115,11 @@ def create(name: str, model: nn.Module, device: torch.device, precision: str = "
 def _plain(name: str, model: nn.Module, device: torch.device, precision: str) -> PlainEngine:
     kind = type(model).__name__
     if name not in ("auto", "torch"):
-        raise ValueError(f"engine {name}: for DANs alone; expected auto or torch for a {kind}")
+        raise ValueError(f"engine {name}: for DANs alone; expected auto or torch for {kind}")
     if architecture_of(model) is None:
         if precision not in ("auto", "float32"):
             raise ValueError(
-                f"precision: expected float32 for a {kind}; only the networks of pysr.nets cast "
+                f"precision: expected float32 for {kind}; only the networks of pysr.nets cast "
                 "their input to that of their weights"
             )
         precision = "float32"

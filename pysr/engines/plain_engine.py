@@ -2,8 +2,8 @@
 
 There is nothing to estimate and no code. As in `pysr.engines.torch_engine`, half precision casts
 the weights, and the picture arrives in float32: the networks of `pysr.nets` cast it themselves, and
-add to it in float32 where they add to it at all. CUDA graphs, which save launches, are
-left to DAN: they are for the small pictures of its estimates.
+add to it in float32 where they add to it at all. CUDA graphs, which save launches, are left to DAN:
+they are for the small pictures of its estimates.
 """
 
 from __future__ import annotations

@@ -139,12 +139,15 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
     return model.with_scale(scale)
 
 
-def load_dan(name: str | Path) -> DAN:
-    """`load_model` for what works with DANs alone. Raises ModelError for another network too."""
-    model = load_model(name)
-    if not isinstance(model, DAN):
-        raise ModelError(f"model: expected a DAN, {name} is a {type(model).__name__}")
-    return model
+def load_dan(model: str | Path | nn.Module) -> DAN:
+    """`load_model`, or a network that is loaded already, for what works with DANs alone.
+
+    Raises ModelError for another network too.
+    """
+    network = model if isinstance(model, nn.Module) else load_model(model)
+    if not isinstance(network, DAN):
+        raise ModelError(f"model: expected a DAN, got {type(network).__name__}")
+    return network
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:
@@ -156,7 +159,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     name = architecture_of(model)
     if name is None:
         kind = type(model).__name__
-        raise ModelError(f"model: expected one of {', '.join(ARCHITECTURES)}, got a {kind}")
+        raise ModelError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {kind}")
     exact = ARCHITECTURES[name].exact
     state = {
         key: value.detach().cpu().contiguous().to(torch.float32 if key in exact else torch.float16)

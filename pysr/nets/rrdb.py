@@ -1,9 +1,9 @@
 """RRDB: the generator of ESRGAN (Wang et al., ECCVW 2018), ONSR's reconstruction module.
 
 The state dict has the names of the public ESRGAN checkpoints, so that these load unchanged; those
-of BasicSR, which renamed the layers, load through a key map. x4 upsamples twice by 2; x2 and x3
-have one upsampling and no `upconv2`, as the public x2 generators of BSRGAN do. Real-ESRGAN's x2,
-which folds the picture first, is another network.
+of its first release, numbered, and those of BasicSR load through key maps. x4 upsamples twice by 2;
+x2 and x3 have one upsampling and no `upconv2`, as the public x2 generator of BSRGAN does.
+Real-ESRGAN's x2, which folds the picture first, is another network.
 """
 
 from __future__ import annotations
@@ -129,6 +129,17 @@ def _config(state: State, scale: int | None) -> RRDBConfig:
     )
 
 
+# The same layers of x4 and of x2, which has one upsampling less, have different numbers at the end.
+_NUMBERED = (
+    (r"^model\.0\.", "conv_first."),
+    (r"^model\.1\.sub\.(\d+)\.(RDB\d)\.(conv\d)\.0\.", r"RRDB_trunk.\1.\2.\3."),
+    (r"^model\.1\.sub\.\d+\.(weight|bias)$", r"trunk_conv.\1"),
+    (r"^model\.3\.", "upconv1."),
+    (r"^model\.6\.", "upconv2."),
+    (r"^model\.[58]\.", "HRconv."),
+    (r"^model\.(7|10)\.", "conv_last."),
+)
+
 _BASICSR = (
     (r"^body\.(\d+)\.rdb", r"RRDB_trunk.\1.RDB"),
     (r"^conv_body\.", "trunk_conv."),
@@ -138,5 +149,6 @@ _BASICSR = (
 
 PUBLIC_NAMES = (
     PublicNames("RRDB_trunk.0.RDB1.conv1.weight", _config),
+    PublicNames("model.1.sub.0.RDB1.conv1.0.weight", _config, _NUMBERED),
     PublicNames("body.0.rdb1.conv1.weight", _config, _BASICSR),
 )

@@ -1,8 +1,8 @@
 """VDSR: twenty convolutions that correct the interpolated picture (Kim et al., CVPR 2016).
 
 It works at full size on the Y channel alone, after MATLAB's bicubic interpolation, so that one set
-of weights serves every scale. There are no biases, as in the public PyTorch weights. Their
-Y is that of MATLAB's rgb2ycbcr in [16, 235] / 255.
+of weights serves every scale. There are no biases, as in the public PyTorch weights. Their Y is
+MATLAB's, from 16 / 255 to 235 / 255: taken as 0 to 1 they lose 0.03 to 0.08 dB on Set5.
 """
 
 from __future__ import annotations

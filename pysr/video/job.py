@@ -157,7 +157,7 @@ def upscale(
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
-    network = model if isinstance(model, DAN) else load_dan(model)
+    network = load_dan(model)
     # The engine takes its model to its device; the other one can be sent to workers.
     upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)

@@ -1,0 +1,44 @@
+"""How well a result explains its input: blurred and reduced again it should be what it was made of.
+
+The one quality of a restored picture that can be measured without knowing the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pysr import arrays, blur
+from pysr.ops import blur_decimate
+from pysr.resize import imresize
+from pysr.tiling import Crop
+
+
+def consistency(
+    lr: Tensor, out: Tensor, crops: Sequence[Crop], kernel: Tensor | None, scale: int
+) -> float:
+    """PSNR in dB between lr and `out` degraded again, on crops of lr; identical gives infinity.
+
+    Args:
+        lr: (1, 3, H, W) in [0, 1]. crops: of it.
+        out: (1, C, s*H, s*W), of any dtype that pictures have; grey (C = 1), RGB or with alpha.
+        kernel: (k, k), the blur before bicubic downsampling; None for none.
+    """
+    error, count = 0.0, 0
+    kernel = blur.dirac(1) if kernel is None else kernel
+    grey = out.shape[1] == 1
+    for rows, columns, crop in crops:
+        window = (slice(scale * s.start, scale * s.stop) for s in (rows, columns))
+        sr = arrays.as_float(out[(..., *window)][:, :3])
+        again = imresize(blur_decimate(sr, kernel[None].to(sr)), 1 / scale)
+        # The crop's border is blurred with what lies outside it, which a crop does not have.
+        margin = math.ceil(kernel.shape[-1] / 2 / scale) + 2
+        margin = min(margin, (min(crop.shape[-2:]) - 1) // 2)
+        inner = slice(margin, -margin or None)
+        difference = again - (crop[:, :1] if grey else crop)
+        difference = difference[..., inner, inner]
+        error += float((difference**2).sum())
+        count += difference.numel()
+    return math.inf if error == 0 else -10 * math.log10(error / count)

@@ -8,22 +8,26 @@ DIR holds the folders Set5, Set14 and BSD100 with HR pictures.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 from pathlib import Path
 
 from pysr.evaluate import Report, evaluate
-from pysr.nets import SHIPPED
+from pysr.nets import DAN, SHIPPED, load_model
+from pysr.nets.vdsr import VDSR
 
 RESULTS = Path(__file__).parent / "results"
 # Protocol, folder, and how many of its pictures (None: all): what a 2-core machine does in minutes.
-TABLE = (
+BLIND = (
     ("gaussian8", "Set5", None),
     ("gaussian8", "Set14", None),
     ("gaussian8-decimate", "Set5", None),
     ("div2krk", "BSD100", 30),
     ("bicubic", "Set5", None),
 )
+# What plain networks were trained for.
+BICUBIC = (("bicubic", "Set5", None), ("bicubic", "Set14", None))
 
 
 def main() -> None:
@@ -35,10 +39,12 @@ def main() -> None:
         "| setting | pictures | method | PSNR dB | SSIM | kernel error |\n|---|---|---|---|---|---|"
     )
     for name in options.only or SHIPPED:
-        scale = int(name[-1])
-        for protocol, folder, limit in TABLE:
+        model = load_model(name)
+        scales = (2, 3, 4) if isinstance(model, VDSR) else (model.config.scale,)
+        table = BLIND if isinstance(model, DAN) else BICUBIC
+        for scale, (protocol, folder, limit) in itertools.product(scales, table):
             report = evaluate(protocol, scale, Path(options.data) / folder, [name], limit=limit)
-            save(report, name, folder, limit)
+            save(report, name if len(scales) == 1 else f"{name}-x{scale}", folder, limit)
             for row in report.rows:
                 error = "" if row.kernel_error is None else f"{row.kernel_error:.3f}"
                 print(
@@ -48,10 +54,10 @@ def main() -> None:
                 )
 
 
-def save(report: Report, name: str, folder: str, limit: int | None) -> None:
+def save(report: Report, label: str, folder: str, limit: int | None) -> None:
     command = (
         f"pysr evaluate --protocol {report.protocol} --scale {report.scale} "
-        f"--data {folder} --model {name}" + (f" --limit {limit}" if limit else "")
+        f"--data {folder} --model {report.rows[-1].method}" + (f" --limit {limit}" if limit else "")
     )
     commit = ["git", "rev-parse", "--short", "HEAD"]
     content = {
@@ -61,7 +67,7 @@ def save(report: Report, name: str, folder: str, limit: int | None) -> None:
         "data": folder,
     }
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{name}_{report.protocol}_{folder}.json"
+    target = RESULTS / f"{label}_{report.protocol}_{folder}.json"
     target.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -53,6 +53,7 @@ def read(folder: Path) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+@torch.no_grad()
 def scores(
     pairs: Sequence[tuple[Tensor, Tensor]], degrade: Callable[[Tensor], Tensor]
 ) -> dict[str, float]:

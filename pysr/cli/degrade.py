@@ -1,8 +1,12 @@
-"""pysr degrade IN OUT: by blur and downsampling as asked for, or as a camera was seen to do it."""
+"""pysr degrade IN OUT: by blur and downsampling as asked for, or as a camera was seen to do it.
+
+A clip is degraded frame by frame with the same blur; noise is drawn anew for each.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +14,27 @@ import torch
 from torch import Tensor
 
 from pysr import arrays, blur, degrade, pictures
-from pysr.cli.options import kernel, outputs
+from pysr.cli.options import kernel
+from pysr.cli.video import inputs_and_outputs, is_video
 from pysr.degrade import classical
 from pysr.degrade.classical import DOWNSAMPLERS, NOISES
 from pysr.degrade.dataset import MANIFEST, write_pairs
 from pysr.degrade.learned import PAIR_NOISE
 from pysr.upscaler import usable_device
+from pysr.video.transform import transform
+
+SEEDS = 1_000_003  # seeds of the frames of one clip: more than clips have frames
+
+# A picture (N, C, H, W) in [0, 1], and a seed for its noise.
+Degrade = Callable[[Tensor, int], Tensor]
 
 # What says how a classical degradation is made, and means nothing to a learned one.
 CLASSICAL = ("scale", "kernel", "sigma", "irregular", "motion", "downsample", "noise_kind")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", help="a picture, or a folder of pictures")
-    parser.add_argument("output", help="a picture, or a folder")
+    parser.add_argument("input", help="a picture, a clip, a folder of them, or %%05d.png")
+    parser.add_argument("output", help="the same")
     parser.add_argument("--scale", type=int, help="1 to 4 (default: 4)")
     blurs = parser.add_mutually_exclusive_group()
     blurs.add_argument("--kernel", help="the blur: .npy, .json or a grey picture")
@@ -43,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs", action="store_true", help="write a training set: OUT/hr, OUT/lr and a manifest"
     )
     learned.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    clips = parser.add_argument_group("video")
+    clips.add_argument("--pixel-format", help="FFmpeg's name (default: 4:2:0 of the clip's depth)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,22 +66,63 @@ def run(options: argparse.Namespace) -> int:
     if options.pairs:
         return _write_pairs(options)
     device = usable_device(options.device)
-    degradation = _classical(options) if options.model is None else _learned(options, 0).degrade
-    for source, target in outputs(Path(options.input), Path(options.output)):
-        picture = pictures.read(source)
-        pictures.check_writable(target, picture)
-        unpacked = arrays.unpack(picture.pixels)
-        # A grey picture has one noise, not the mean of three.
-        colours = unpacked.rgb[:, :1] if unpacked.channels == 1 else unpacked.rgb
-        planes = [colours] if unpacked.alpha is None else [colours, unpacked.alpha]
-        lr = degradation(torch.cat(planes, 1).to(device), options.seed).cpu()
-        out = unpacked.empty(*lr.shape[-2:])
-        unpacked.place(out, (slice(None), slice(None)), lr[:, :3])
-        if unpacked.alpha is not None:
-            out[:, 3:] = unpacked.quantised(lr[:, 3:])
-        pictures.write(target, picture.with_pixels(unpacked.pack(out)))
-        print(f"{source} -> {target} ({lr.shape[-1]}x{lr.shape[-2]})", flush=True)
+    if options.model is None:
+        degradation, scale = _classical(options), options.scale or 4
+    else:
+        learned = _learned(options, 0)
+        degradation, scale = learned.degrade, learned.scale
+    pairs = inputs_and_outputs(Path(options.input), Path(options.output))
+    if options.pixel_format and not any(is_video(*pair) for pair in pairs):
+        raise ValueError(f"pixel-format: for video only, and {options.input} is none")
+    for source, target in pairs:
+        if is_video(source, target):
+            made = _degrade_clip(source, target, degradation, scale, device, options)
+        else:
+            height, width = _degrade_picture(source, target, degradation, device, options.seed)
+            made = f"{width}x{height}"
+        print(f"{source} -> {target} ({made})", flush=True)
     return 0
+
+
+def _degrade_picture(
+    source: Path, target: Path, degradation: Degrade, device: torch.device, seed: int
+) -> tuple[int, int]:
+    """Returns the result's height and width."""
+    picture = pictures.read(source)
+    pictures.check_writable(target, picture)
+    unpacked = arrays.unpack(picture.pixels)
+    # A grey picture has one noise, not the mean of three.
+    colours = unpacked.rgb[:, :1] if unpacked.channels == 1 else unpacked.rgb
+    planes = [colours] if unpacked.alpha is None else [colours, unpacked.alpha]
+    lr = degradation(torch.cat(planes, 1).to(device), seed).cpu()
+    out = unpacked.empty(*lr.shape[-2:])
+    unpacked.place(out, (slice(None), slice(None)), lr[:, :3])
+    if unpacked.alpha is not None:
+        out[:, 3:] = unpacked.quantised(lr[:, 3:])
+    pictures.write(target, picture.with_pixels(unpacked.pack(out)))
+    return tuple(lr.shape[-2:])
+
+
+def _degrade_clip(
+    source: Path,
+    target: Path,
+    degradation: Degrade,
+    scale: int,
+    device: torch.device,
+    options: argparse.Namespace,
+) -> str:
+    """Returns what was made, in words."""
+    made = transform(
+        source,
+        target,
+        lambda frame, index: degradation(frame, options.seed * SEEDS + index).clamp_(0, 1),
+        lambda height, width: (-(-height // scale), -(-width // scale)),
+        device=device,
+        pixel_format=options.pixel_format,
+    )
+    for loss in made.lost:
+        print(f"pysr degrade: {target}: not kept: {loss}", file=sys.stderr)
+    return f"{made.width}x{made.height}, {made.frames} frames"
 
 
 def _given(options: argparse.Namespace, name: str) -> bool:
@@ -95,7 +149,7 @@ def _learned(options: argparse.Namespace, noise: float) -> degrade.LearnedDegrad
     return degradation.to(usable_device(options.device))
 
 
-def _classical(options: argparse.Namespace) -> Callable[[Tensor, int], Tensor]:
+def _classical(options: argparse.Namespace) -> Degrade:
     blurring, scale = _kernel(options), 4 if options.scale is None else options.scale
     settings = {"downsample": options.downsample or "bicubic", "quantise": False}
 

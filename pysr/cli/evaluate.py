@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         help="a name or file; may be given again; none for interpolation alone "
-        "(default: every shipped model of that scale)",
+        "(default: dan-lite of that scale)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0, help="of div2krk's kernels (default: 0)")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    models = options.model or [n for n in SHIPPED if n.endswith(f"-x{options.scale}")]
+    models = options.model or [n for n in SHIPPED if n == f"dan-lite-x{options.scale}"]
     models = [] if models == ["none"] else models
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"limit: expected at least 1, got {options.limit}")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pysr import pictures
 from pysr.cli import CommandError
-from pysr.cli.options import PICTURES, add_model_arguments, kernel, outputs, upscaler
+from pysr.cli.options import add_model_arguments, kernel, upscaler
 from pysr.cli.video import (
-    CLIPS,
     add_video_arguments,
+    inputs_and_outputs,
     is_video,
     refuse_video_options,
     upscale_clip,
@@ -38,10 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     source, target = Path(options.input), Path(options.output)
-    if is_video(source, target) and source.is_dir():
-        pairs = [(source, target)]
-    else:
-        pairs = outputs(source, target, {**PICTURES, **CLIPS})
+    pairs = inputs_and_outputs(source, target)
     videos = {source for source, target in pairs if is_video(source, target)}
     if not videos:
         refuse_video_options(options)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pysr import pictures
-from pysr.cli.options import kernel, model
+from pysr.cli.options import PICTURES, kernel, model, outputs
 from pysr.cli.progress import FORMS, shown
 from pysr.files import written_whole
 from pysr.video import images, upscale
@@ -61,6 +61,13 @@ def is_video(source: Path, target: Path) -> bool:
     if source.is_dir():
         return target.suffix.lower() not in ("", *pictures.READABLE) and not target.is_dir()
     return images.is_sequence(source) or source.suffix.lower() not in pictures.READABLE
+
+
+def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Input and output files of a command that takes a picture, a clip, or a folder of them."""
+    if is_video(source, target) and source.is_dir():
+        return [(source, target)]
+    return outputs(source, target, {**PICTURES, **CLIPS})
 
 
 def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> None:

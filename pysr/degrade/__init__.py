@@ -1,6 +1,11 @@
 """HR to LR: what happens to a picture on its way to us."""
 
-from pysr.degrade.classical import RandomDegradation, classical, to_8bit
+from pysr.degrade.classical import (
+    BicubicDegradation,
+    RandomDegradation,
+    classical,
+    to_8bit,
+)
 from pysr.degrade.learned import (
     Card,
     DegradationError,
@@ -12,6 +17,7 @@ from pysr.degrade.learned import (
 from pysr.resize import imresize
 
 __all__ = [
+    "BicubicDegradation",
     "Card",
     "DegradationError",
     "FileDegradation",

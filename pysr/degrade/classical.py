@@ -71,6 +71,17 @@ def to_8bit(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class BicubicDegradation:
+    """Bicubic downsampling by `scale` and 8-bit rounding, in the place of a `RandomDegradation`."""
+
+    scale: int
+
+    def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
+        """LR pictures for HR (N, C, H, W), and no kernels."""
+        return to_8bit(imresize(hr, 1 / self.scale)), None
+
+
+@dataclass(frozen=True)
 class RandomDegradation:
     """Draws the degradations that a DAN is trained on: Setting 1 and Setting 2 kernels, mixed.
 

@@ -212,7 +212,7 @@ class FileDegradation:
     """A learned degradation as a recipe names it, in the place of a `RandomDegradation`.
 
     Attributes:
-        file: made by pysr train; a DML, since others have no kernels to draw.
+        file: made by pysr train; for a DAN a DML, since others have no kernels to draw.
         scale, kernel_size: what is expected of it, and what its kernels are brought to.
         noise: standard deviation of Gaussian noise, in [0, 1] units.
     """
@@ -236,23 +236,26 @@ class FileDegradation:
         kernels = torch.einsum("nm,mkl->nkl", shares, bases.to(device))
         return blur.resized(kernels, self.kernel_size)
 
-    def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """LR pictures and their mean kernels, for HR (N, 3, H, W) on the generator's device."""
-        self._bases()
-        degradation = _opened(self.file, str(hr.device)).with_noise(self.noise)
-        lr, kernels = degradation(hr, generator)
-        return lr, blur.resized(kernels, self.kernel_size)
+    def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """LR pictures for HR (N, 3, H, W) on the generator's device, and their mean kernels, or
+        None where the network has none."""
+        lr, kernels = self._degradation(str(hr.device)).with_noise(self.noise)(hr, generator)
+        return lr, None if kernels is None else blur.resized(kernels, self.kernel_size)
 
     def _bases(self) -> Tensor:
-        degradation = _opened(self.file, "cpu")
-        if not hasattr(degradation.network, "bases"):
+        network = self._degradation("cpu").network
+        if not hasattr(network, "bases"):
             raise ValueError(f"degradation.file: {self.file}: expected a DML, which has kernels")
+        return network.bases.detach()
+
+    def _degradation(self, device: str) -> LearnedDegradation:
+        degradation = _opened(self.file, device)
         if degradation.scale != self.scale:
             raise ValueError(
                 f"degradation.file: {self.file}: expected the model's scale {self.scale}, got "
                 f"{degradation.scale}"
             )
-        return degradation.network.bases.detach()
+        return degradation
 
 
 @lru_cache(maxsize=4)

@@ -34,9 +34,15 @@ class Entry:
     summary: str
 
 
+# Of blurred pictures these know nothing; a picture's own blur is taught by adaptation.
+START = "bicubic only: a start for adaptation"
+
 SHIPPED = {
     "dan-lite-x4": Entry("dan-lite-x4.safetensors", "compact DAN, x4, for real pictures"),
     "dan-lite-x2": Entry("dan-lite-x2.safetensors", "compact DAN, x2, for real pictures"),
+    "rrdb-lite-x4": Entry("rrdb-lite-x4.safetensors", f"small RRDB, x4, {START}"),
+    "rrdb-lite-x2": Entry("rrdb-lite-x2.safetensors", f"small RRDB, x2, {START}"),
+    "vdsr-lite": Entry("vdsr-lite.safetensors", f"narrow VDSR, any scale, {START}"),
 }
 
 

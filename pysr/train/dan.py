@@ -144,6 +144,7 @@ def train_dan(
         wanted, got = getattr(config, name), getattr(degradation, name)
         if wanted != got:
             raise ValueError(f"degradation.{name}: expected the model's {wanted}, got {got}")
+    degradation.kernels(1, 0)  # raises where a learned degradation has none to teach
     task = DANTask(config, data, degradation, options.seed, torch.device(device))
     description = {
         "model": _plain(config),

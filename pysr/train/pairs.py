@@ -81,8 +81,8 @@ def _by_suffix(folder: Path, suffix: str) -> dict[str, Path]:
     return found
 
 
-def read_pair(pair: Pair, scale: int) -> tuple[Tensor, Tensor]:
-    """Y of both pictures in [0, 1], float32: (1, 1, s * h, s * w) and (1, 1, h, w).
+def read_pair(pair: Pair, scale: int, colour: bool = False) -> tuple[Tensor, Tensor]:
+    """Y of both pictures, or RGB, in [0, 1], float32: (1, C, s * h, s * w) and (1, C, h, w).
 
     8 and 16 bits are read as they are; a grey pair is its own luma, in the range that colour has.
     Raises ValueError, naming the file, when one picture is grey and the other is not, or when HR
@@ -101,13 +101,14 @@ def read_pair(pair: Pair, scale: int) -> tuple[Tensor, Tensor]:
             f"pairs: {pair.hr}: expected {wanted[1]}x{wanted[0]} pixels, {scale} times its LR "
             f"picture, got {hr.shape[1]}x{hr.shape[0]}"
         )
-    return tuple(unit_luma(arrays.unpack(pixels).rgb) for pixels in (hr, lr))
+    rgb = (arrays.unpack(pixels).rgb for pixels in (hr, lr))
+    return tuple(rgb if colour else map(unit_luma, rgb))
 
 
 def shift(hr: Tensor, lr: Tensor) -> float:
     """How far the LR picture lies from the HR one, in LR pixels, by phase correlation.
 
-    hr (1, 1, s * h, s * w) and lr (1, 1, h, w), as `read_pair` gives them.
+    hr (1, C, s * h, s * w) and lr (1, C, h, w), as `read_pair` gives them.
     """
     here, there = (
         x[0, 0].double().numpy() for x in (imresize(hr, lr.shape[-1] / hr.shape[-1]), lr)
@@ -118,7 +119,7 @@ def shift(hr: Tensor, lr: Tensor) -> float:
 
 
 class PairCache:
-    """Y of all pairs of some folders, on one device.
+    """Y, or RGB, of all pairs of some folders, on one device.
 
     Args:
         folders: see `find_pairs`.
@@ -126,6 +127,7 @@ class PairCache:
         device: where they live; patches are cut there.
         hold_out: pairs, evenly spread over all, kept for validation instead.
         refuse_unregistered: raise where a pair is shifted by more than a LR pixel; else warn.
+        colour: keep RGB instead of Y.
     Raises:
         ValueError: for too few pairs, unregistered ones if those are refused, and as `find_pairs`
             and `read_pair`.
@@ -138,6 +140,7 @@ class PairCache:
         device: str | torch.device = "cpu",
         hold_out: int = 0,
         refuse_unregistered: bool = False,
+        colour: bool = False,
     ):
         found = find_pairs(folders)
         if len(found) <= hold_out:
@@ -145,7 +148,7 @@ class PairCache:
                 f"pairs: expected more than {hold_out} in {', '.join(map(str, folders))}, "
                 f"found {len(found)}"
             )
-        read = [(pair, *read_pair(pair, scale)) for pair in found]
+        read = [(pair, *read_pair(pair, scale, colour)) for pair in found]
         _check_registration(read, refuse_unregistered)
         self.scale = scale
         kept, held_out = split(read, hold_out)
@@ -156,7 +159,7 @@ class PairCache:
         return len(self.pairs)
 
     def patches(self, n: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n random patches, HR (n, 1, size, size) and LR (n, 1, size / s, size / s) of one place.
+        """n random patches, HR (n, C, size, size) and LR (n, C, size / s, size / s) of one place.
 
         Flipped left-right and up-down at random (dml.txt, section 4.2), and not turned: a camera's
         rows are not its columns. `generator` is a CPU generator.

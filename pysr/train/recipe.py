@@ -15,6 +15,7 @@ from typing import Protocol, get_args, get_type_hints
 from pysr.train.dan import DANRecipe
 from pysr.train.degradation import ABLRecipe, DMLRecipe
 from pysr.train.loop import TrainingOptions
+from pysr.train.sr import SRRecipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +25,7 @@ else:
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-KINDS = {"dan": DANRecipe, "dml": DMLRecipe, "abl": ABLRecipe}
+KINDS = {"dan": DANRecipe, "dml": DMLRecipe, "abl": ABLRecipe, "sr": SRRecipe}
 
 
 class Recipe(Protocol):
@@ -61,7 +62,7 @@ def read_recipe(path: str | Path) -> Recipe:
         raise ValueError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     recipe = KINDS[kind]
     sections = {}
-    for name, annotation in get_type_hints(recipe).items():
+    for name, annotation in _hints(path, recipe, content).items():
         section = _section_kind(annotation, content.get(name))
         if section:
             extra = {
@@ -72,15 +73,27 @@ def read_recipe(path: str | Path) -> Recipe:
     return _build(path, "", recipe, {**sections, **content})
 
 
+def _hints(path: Path, recipe: type, content: Mapping) -> dict[str, object]:
+    """The annotations of a kind of recipe, with those that depend on what the recipe says."""
+    depending = getattr(recipe, "section_types", None)
+    try:
+        return get_type_hints(recipe) | (depending(content) if depending else {})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def _section_kind(annotation: object, values: object) -> type | None:
-    """The dataclass that a section is read as; of several the one that knows all its keys, else the
-    first. None for what is no section."""
+    """The dataclass that a section is read as; of several the first that knows most of its keys.
+    None for what is no section."""
     kinds = [
         kind for kind in get_args(annotation) or (annotation,) if dataclasses.is_dataclass(kind)
     ]
     keys = set(values) if isinstance(values, dict) else set()
-    fitting = [k for k in kinds if keys <= {field.name for field in dataclasses.fields(k)}]
-    return next(iter(fitting + kinds), None)
+
+    def known(kind: type) -> int:
+        return len(keys & {field.name for field in dataclasses.fields(kind)})
+
+    return max(kinds, key=known, default=None)
 
 
 def _section(path: Path, content: dict, name: str, kind: type, extra: Mapping):

@@ -114,8 +114,9 @@ def _device_peak() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
-def check(path: Path, clip: Clip, scale: int) -> None:
-    """Compare a finished file with the clip that it was made from, packet by packet.
+def check(path: Path, clip: Clip, size: tuple[int, int]) -> None:
+    """Compare a finished file, of (height, width), with the clip that it was made from, packet by
+    packet.
 
     Raises:
         CheckError: if frames, times, size, tags or the sound's place are not the clip's.
@@ -123,7 +124,7 @@ def check(path: Path, clip: Clip, scale: int) -> None:
     made = probe(path, _stream(path, clip))
     wrong = [
         f"{name} ({there}, expected {expected})"
-        for name, there, expected in _compared(made, clip, scale)
+        for name, there, expected in _compared(made, clip, size)
         if there != expected
     ]
     off = _worst(made, clip)
@@ -152,9 +153,11 @@ def _stream(path: Path, clip: Clip) -> int | None:
     return after[before.index(clip.stream)] if len(before) == len(after) else None
 
 
-def _compared(made: Clip, clip: Clip, scale: int) -> Iterator[tuple[str, object, object]]:
+def _compared(
+    made: Clip, clip: Clip, size: tuple[int, int]
+) -> Iterator[tuple[str, object, object]]:
     yield "frames", len(made), len(clip)
-    yield "size", (made.width, made.height), (scale * clip.width, scale * clip.height)
+    yield "size", (made.width, made.height), size[::-1]
     if made.files:  # pictures carry nothing else
         return
     yield "sample aspect", made.sample_aspect, clip.sample_aspect

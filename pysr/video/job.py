@@ -8,7 +8,6 @@ target appears in the end, when it has been checked.
 from __future__ import annotations
 
 import copy
-import os
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ import numpy as np
 import pysr
 from pysr.nets import DAN, fingerprint, load_dan
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
-from pysr.video import adapting, checks, images
+from pysr.video import adapting, checks
 from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.cluster import make
@@ -30,10 +29,11 @@ from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.figures import ShotReport, report
 from pysr.video.journal import Journal, digest
-from pysr.video.mux import assemble, check_target, rehearse
+from pysr.video.mux import check_target, rehearse
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
 from pysr.video.segments import LENGTH, Segment, plan
+from pysr.video.target import check_paths, place, put_together
 from pysr.video.track import Shot, track
 from pysr.video.worker import Facts, Work, Worker
 
@@ -147,8 +147,8 @@ def upscale(
     """
     started = time.perf_counter()
     source, target = Path(source), Path(target)
-    place = _place(target)
-    _check_paths(source, place)
+    final = place(target)
+    check_paths(source, final)
     check_tile(tile)
     if jobs < 1:
         raise VideoError(f"jobs: expected at least 1, got {jobs}")
@@ -179,7 +179,7 @@ def upscale(
     }
     with (
         upscaler,
-        Journal.opened(place, identity, suffix=encoding.suffix, restart=restart) as journal,
+        Journal.opened(final, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
         size = tuple(upscaler.scale * n for n in (clip.height, clip.width))
         rehearse(target, clip, encoding, size, journal.work)
@@ -224,7 +224,8 @@ def upscale(
             cluster=cluster,
         )
         clock.stage("assembling")
-        lost += _put_together(target, work, segments, upscaler.scale, journal)
+        paths = [journal.segment(s.index) for s in segments]
+        lost += put_together(target, clip, paths, encoding, size, journal.work)
         facts = [Facts(**journal.facts(s.index)) for s in segments]
         journal.remove()
     return Report(
@@ -244,21 +245,6 @@ def upscale(
     )
 
 
-def _place(target: Path) -> Path:
-    """The one file or folder that appears in the end."""
-    pattern = images.is_sequence(target) and not target.is_dir()
-    return target.parent if pattern else target
-
-
-def _check_paths(source: Path, target: Path) -> None:
-    if not target.parent.is_dir():
-        raise VideoError(f"{target}: no folder {target.parent}")
-    if not os.access(target.parent, os.W_OK):
-        raise VideoError(f"{target}: cannot be written")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise VideoError(f"{target}: the result would overwrite its source")
-
-
 def _shots(
     upscaler: Upscaler, clip: Clip, kernel: np.ndarray | None, journal: Journal, clock: _Clock
 ) -> list[Shot]:
@@ -275,22 +261,6 @@ def _shots(
         noted = [shot.to_json() for shot in track(upscaler, frames)]
         journal.note("shots", noted)
     return [Shot.from_json(shot) for shot in noted]
-
-
-def _put_together(
-    target: Path, work: Work, segments: list[Segment], scale: int, journal: Journal
-) -> tuple[str, ...]:
-    """The finished file or folder, checked, under its name; what it lost, in words."""
-    paths = [journal.segment(s.index) for s in segments]
-    place = _place(target)
-    whole = journal.work / place.name
-    made = whole if place == target else whole / target.name
-    lost = assemble(made, work.clip, paths, work.encoding)
-    checks.check(made, work.clip, scale)
-    if place.is_dir():
-        place.rmdir()  # an empty one; no other gets this far
-    os.replace(whole, place)
-    return lost
 
 
 def _reported(shot: Shot, model: DAN, facts: list[Facts]) -> ShotReport:

@@ -1,0 +1,52 @@
+"""Where a clip's result goes, and how it gets there: whole, checked, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pysr.video import checks, images
+from pysr.video.clip import Clip, VideoError
+from pysr.video.encoding import Encoding
+from pysr.video.mux import assemble
+
+
+def place(target: Path) -> Path:
+    """The one file or folder that appears in the end."""
+    pattern = images.is_sequence(target) and not target.is_dir()
+    return target.parent if pattern else target
+
+
+def check_paths(source: Path, place: Path) -> None:
+    """Raises VideoError where a result cannot be written, or would overwrite its source."""
+    if not place.parent.is_dir():
+        raise VideoError(f"{place}: no folder {place.parent}")
+    if not os.access(place.parent, os.W_OK):
+        raise VideoError(f"{place}: cannot be written")
+    if place.exists() and source.exists() and place.samefile(source):
+        raise VideoError(f"{place}: the result would overwrite its source")
+
+
+def put_together(
+    target: Path,
+    clip: Clip,
+    segments: Sequence[Path],
+    encoding: Encoding,
+    size: tuple[int, int],
+    work: Path,
+) -> tuple[str, ...]:
+    """The finished file or folder, made of segments whose frames have a size (height, width),
+    checked, under its name; what it lost, in words. `work` is a folder on the target's disk.
+
+    Raises VideoError and CheckError, as `assemble` and `checks.check`.
+    """
+    final = place(target)
+    whole = work / final.name
+    made = whole if final == target else whole / target.name
+    lost = assemble(made, clip, segments, encoding)
+    checks.check(made, clip, size)
+    if final.is_dir():
+        final.rmdir()  # an empty one; no other gets this far
+    os.replace(whole, final)
+    return lost

@@ -1,0 +1,10 @@
+"""Learning at test time: a model is taught the degradation of one picture, within a budget.
+
+The methods share what makes them safe to use: `anytime` (the loop, the criterion, the rollback),
+`budget`, `report`, `delta` (what was learned, as a file) and `pool` (sharp pictures to learn from).
+"""
+
+from pysr.adapt.budget import Budget
+from pysr.adapt.report import Adapted, Check, Report
+
+__all__ = ["Adapted", "Budget", "Check", "Report"]

@@ -25,6 +25,7 @@ from pysr.adapt.report import Check, Report
 from pysr.degrade import classical
 
 LOOK_EVERY = 20  # steps
+CLEAR = 10 * math.log10(12 * 255**2)  # dB, the noise of rounding to 8 bits: more tells nothing
 WORST = 3.0  # dB under the unadapted weights, below which learning has gone astray
 
 
@@ -61,7 +62,8 @@ class _Diverged(Exception):
 def consistency(lr: list[Tensor], sr: list[Tensor], kernel: Tensor, scale: int) -> float:
     """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again by `kernel`.
 
-    A border as wide as the blur's reach is left out: what lies outside a crop is not known.
+    A border as wide as the blur's reach is left out: what lies outside a crop is not known. At most
+    CLEAR; NaN where a restoration has one.
     """
     error, count = 0.0, 0
     for one, restored in zip(lr, sr, strict=True):
@@ -73,7 +75,7 @@ def consistency(lr: list[Tensor], sr: list[Tensor], kernel: Tensor, scale: int) 
         error = error + (difference**2).sum()
         count += difference.numel()
     error = float(error) / count
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return min(-10 * math.log10(max(error, 1e-12)), CLEAR)
 
 
 class Anytime:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pysr import pictures
 
-LEAVES = 12  # pictures of dead leaves
+LEAVES = "leaves"  # the name of the pool that is drawn
+COUNT = 12  # pictures in it
 SIDE = 256  # of each, in pixels
 SHAPES = 1000  # on each, which cover it about three times
 RADII = (2.5, 80.0)  # of the shapes, in pixels; their density falls with the third power
@@ -75,13 +76,13 @@ class Patches:
         return patches.float() / 255 if patches.dtype == torch.uint8 else patches
 
 
-def hr_pool(source: str | Path | None, least: int, seed: int, device: torch.device) -> Patches:
-    """Patches of the pictures in a folder, or of dead leaves where `source` is "leaves".
+def open_pool(source: str | Path | None, least: int, seed: int, device: torch.device) -> Patches:
+    """Patches of the pictures in a folder, or of dead leaves where `source` is LEAVES.
 
     Files that are no readable picture, or smaller than `least` pixels, are skipped with one warning
     that names them. Raises ValueError for a missing folder, or when nothing is left.
     """
-    if source == "leaves":
+    if source == LEAVES:
         return Patches(dead_leaves(seed), device)
     images, skipped = [], []
     for path in pictures.listing(source):
@@ -118,9 +119,9 @@ def _rgb(pixels: np.ndarray) -> Tensor:
 
 @lru_cache(maxsize=2)
 def dead_leaves(seed: int = 0) -> tuple[Tensor, ...]:
-    """LEAVES pictures (3, SIDE, SIDE) uint8, always the same for a seed."""
+    """COUNT pictures (3, SIDE, SIDE) uint8, always the same for a seed."""
     rng = np.random.default_rng(seed)
-    return tuple(_leaves(rng) for _ in range(LEAVES))
+    return tuple(_leaves(rng) for _ in range(COUNT))
 
 
 def _leaves(rng: np.random.Generator) -> Tensor:

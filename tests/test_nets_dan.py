@@ -216,7 +216,7 @@ def test_unreadable_models_are_named(tmp_path):
         with pytest.raises(ModelError, match=name):
             load_model(tmp_path / name)
     torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ModelError, match="published DAN names"):
+    with pytest.raises(ModelError, match="published names of dan"):
         load_model(tmp_path / "other.pth")
 
 

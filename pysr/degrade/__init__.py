@@ -9,7 +9,7 @@ from pysr.degrade.learned import (
     is_degradation,
     load,
 )
-from pysr.degrade.resize import imresize
+from pysr.resize import imresize
 
 __all__ = [
     "Card",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pysr import blur
-from pysr.degrade.resize import imresize
 from pysr.ops import blur_decimate
+from pysr.resize import imresize
 
 DOWNSAMPLERS = ("bicubic", "decimate")
 NOISES = ("gaussian", "speckle")

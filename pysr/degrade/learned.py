@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.colour import unit_luma, with_luma
 from pysr.degrade.classical import to_8bit
-from pysr.degrade.resize import imresize
 from pysr.files import read_safetensors
 from pysr.nets.abl import ABL, ABLConfig
 from pysr.nets.dml import DMLConfig, build_dml
+from pysr.resize import imresize
 
 # Of the noise that makes generated pairs look real (dml.txt, section 3.3).
 PAIR_NOISE = 5 / 255

@@ -1,14 +1,30 @@
 """Networks, and the registry that builds and loads them by name."""
 
 from pysr.nets.dan import DAN, DANConfig, Restoration
-from pysr.nets.registry import SHIPPED, ModelError, fingerprint, load_model, save_model
+from pysr.nets.registry import (
+    ARCHITECTURES,
+    SHIPPED,
+    ModelError,
+    build,
+    fingerprint,
+    load_model,
+    save_model,
+)
+from pysr.nets.rrdb import RRDB, RRDBConfig
+from pysr.nets.vdsr import VDSR, VDSRConfig
 
 __all__ = [
+    "ARCHITECTURES",
     "DAN",
+    "RRDB",
     "SHIPPED",
+    "VDSR",
     "DANConfig",
     "ModelError",
+    "RRDBConfig",
     "Restoration",
+    "VDSRConfig",
+    "build",
     "fingerprint",
     "load_model",
     "save_model",

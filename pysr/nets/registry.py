@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pysr.files import read_safetensors
+from pysr.nets import rrdb, vdsr
+from pysr.nets.checkpoints import PublicNames, State, count, unwrapped
 from pysr.nets.dan import DAN, DANConfig
+from pysr.nets.rrdb import RRDB, RRDBConfig
+from pysr.nets.vdsr import VDSR, VDSRConfig
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -37,86 +41,8 @@ class ModelError(ValueError):
     """A model that is unknown, missing or not readable; the message is one line."""
 
 
-def load_model(name: str | Path) -> DAN:
-    """A DAN by its name in SHIPPED, or from a weights file.
-
-    Args:
-        name: a shipped name; or a path to a .safetensors file written by `save_model`, or to a .pth
-            checkpoint with the published names, which is read through torch's weights_only loader.
-    Raises:
-        ModelError: for an unknown name, or a file that is missing, damaged or of another network.
-    """
-    if str(name) in SHIPPED:
-        return _load_safetensors(WEIGHTS / SHIPPED[str(name)].file)
-    path = Path(name)
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ModelError(
-            f"model: expected one of {', '.join(SHIPPED)}, or a path to a .safetensors or .pth "
-            f"file; got {str(name)!r}"
-        )
-    if not path.is_file():
-        raise ModelError(f"model: no file {path}")
-    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_checkpoint(path)
-
-
-def save_model(model: DAN, path: str | Path) -> None:
-    """Write a DAN as safetensors: weights in half precision, the code's basis in full, and the
-    configuration, which `load_model` needs to rebuild it."""
-    state = {
-        key: value.detach().cpu().contiguous().to(torch.float32 if _is_code(key) else torch.float16)
-        for key, value in model.state_dict().items()
-    }
-    metadata = {"architecture": "dan", "config": json.dumps(asdict(model.config))}
-    save_file(state, path, metadata)
-
-
-def fingerprint(model: DAN) -> str:
-    """SHA-256 of configuration and weights: what a model computes, whatever its file's name."""
-    digest = hashlib.sha256(json.dumps(asdict(model.config)).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _is_code(key: str) -> bool:
-    return not key.startswith(("Restorer.", "Estimator."))
-
-
-def _load_safetensors(path: Path) -> DAN:
-    try:
-        metadata, state = read_safetensors(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: not a readable weights file ({error})") from None
-    if metadata.get("architecture") != "dan":
-        raise ModelError(f"{path}: expected a DAN, the file says {metadata.get('architecture')!r}")
-    return _filled(path, DANConfig(**json.loads(metadata["config"])), state)
-
-
-def _load_checkpoint(path: Path) -> DAN:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here, all of them meaning the same
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not loaded with weights_only ({reason})") from None
-    if not isinstance(state, dict) or "Restorer.head.weight" not in state:
-        raise ModelError(f"{path}: expected a state dict with the published DAN names")
-    return _filled(path, infer_config(state), state)
-
-
-def _filled(path: Path, config: DANConfig, state: dict[str, Tensor]) -> DAN:
-    model = DAN(config)
-    try:
-        model.load_state_dict({key: value.float() for key, value in state.items()})
-    except RuntimeError as error:
-        raise ModelError(
-            f"{path}: does not fit the network: {' '.join(str(error).split())}"
-        ) from None
-    return model.eval()
-
-
-def infer_config(state: dict[str, Tensor]) -> DANConfig:
-    """The configuration that a state dict with the published names was made with."""
+def infer_config(state: State, scale: int | None = None) -> DANConfig:
+    """The configuration that a state dict with the published DAN names was made with."""
     features = len(state["Restorer.head.weight"])
     upscaling = [
         len(value)
@@ -132,14 +58,183 @@ def infer_config(state: dict[str, Tensor]) -> DANConfig:
     return DANConfig(
         scale=scale,
         features=features,
-        blocks=_count(state, "Restorer.body."),
+        blocks=count(state, "Restorer.body."),
         code_length=code_length,
         kernel_size=math.isqrt(taps),
         estimator_features=len(state["Estimator.head_LR.weight"]),
-        estimator_blocks=_count(state, "Estimator.body."),
+        estimator_blocks=count(state, "Estimator.body."),
         compact_tail=compact,
     )
 
 
-def _count(state: dict[str, Tensor], prefix: str) -> int:
-    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of network.
+
+    Attributes:
+        config, network: the dataclass of its sizes, and the module that takes one.
+        public: the spellings of its weights in public checkpoints.
+        exact: keys of the state dict that are saved in float32; the rest is in float16.
+    """
+
+    config: type
+    network: type[nn.Module]
+    public: tuple[PublicNames, ...]
+    exact: tuple[str, ...] = ()
+
+
+ARCHITECTURES = {
+    "dan": Architecture(
+        DANConfig,
+        DAN,
+        (PublicNames("Restorer.head.weight", infer_config),),
+        exact=("encoder", "init_kernel", "init_ker_map"),
+    ),
+    "vdsr": Architecture(VDSRConfig, VDSR, vdsr.PUBLIC_NAMES),
+    "rrdb": Architecture(RRDBConfig, RRDB, rrdb.PUBLIC_NAMES),
+}
+
+
+def build(architecture: str, **config) -> nn.Module:
+    """An untrained network of an architecture; `config` are fields of its configuration.
+
+    Raises:
+        ModelError: for an unknown architecture or field.
+        ValueError: for a value that the configuration refuses.
+    """
+    return _network(architecture, config)
+
+
+def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
+    """A network by its name in SHIPPED, or from a weights file, in evaluation mode.
+
+    Args:
+        name: a shipped name; or a path to a .safetensors file written by `save_model`, or to a
+            checkpoint (.pth, .pt or .safetensors) with public names of one of ARCHITECTURES. Those
+            that need torch are read through its weights_only loader.
+        scale: what it must upscale by; needed where the weights do not say (a public RRDB of x3),
+            and chosen freely where they do not care (VDSR, which is x4 by default).
+    Raises:
+        ModelError: for an unknown name, a file that is missing, damaged or of another network, or a
+            model of another scale.
+    """
+    model = _loaded(name, scale)
+    own = model.config.scale
+    if scale in (None, own):
+        return model
+    if not hasattr(model, "with_scale"):
+        raise ModelError(f"model: {name} upscales x{own}, expected x{scale}")
+    return model.with_scale(scale)
+
+
+def save_model(model: nn.Module, path: str | Path) -> None:
+    """Write a network as safetensors: weights in half precision, what is `exact` in full, and the
+    configuration, which `load_model` needs to rebuild it."""
+    name = architecture_of(model)
+    exact = ARCHITECTURES[name].exact
+    state = {
+        key: value.detach().cpu().contiguous().to(torch.float32 if key in exact else torch.float16)
+        for key, value in model.state_dict().items()
+    }
+    metadata = {"architecture": name, "config": json.dumps(asdict(model.config))}
+    save_file(state, path, metadata)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of configuration and weights: what a model computes, whatever its file's name."""
+    digest = hashlib.sha256(json.dumps(asdict(model.config)).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def architecture_of(model: nn.Module) -> str:
+    """The name of a network's architecture. Raises ModelError for one that has none."""
+    for name, architecture in ARCHITECTURES.items():
+        if type(model) is architecture.network:
+            return name
+    raise ModelError(
+        f"model: expected one of {', '.join(ARCHITECTURES)}, got a {type(model).__name__}"
+    )
+
+
+def _network(architecture: object, config: dict) -> nn.Module:
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {architecture!r}"
+        )
+    entry = ARCHITECTURES[architecture]
+    known = [field.name for field in fields(entry.config)]
+    unknown = [name for name in config if name not in known]
+    if unknown:
+        raise ModelError(
+            f"{architecture}: expected fields among {', '.join(known)}, got {', '.join(unknown)}"
+        )
+    return entry.network(entry.config(**config))
+
+
+def _loaded(name: str | Path, scale: int | None) -> nn.Module:
+    if str(name) in SHIPPED:
+        return _load_safetensors(WEIGHTS / SHIPPED[str(name)].file, scale)
+    path = Path(name)
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ModelError(
+            f"model: expected one of {', '.join(SHIPPED)}, or a path to a .safetensors or .pth "
+            f"file; got {str(name)!r}"
+        )
+    if not path.is_file():
+        raise ModelError(f"model: no file {path}")
+    load = _load_safetensors if path.suffix == ".safetensors" else _load_checkpoint
+    return load(path, scale)
+
+
+def _load_safetensors(path: Path, scale: int | None) -> nn.Module:
+    try:
+        metadata, state = read_safetensors(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: not a readable weights file ({error})") from None
+    if "architecture" not in metadata:
+        return _from_public(path, state, scale)
+    try:
+        model = _network(metadata["architecture"], json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: not a model of this version ({error})") from None
+    return _filled(path, model, state)
+
+
+def _load_checkpoint(path: Path, scale: int | None) -> nn.Module:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here, all of them meaning the same
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}: not loaded with weights_only ({reason})") from None
+    state = unwrapped(content)
+    if state is None:
+        raise ModelError(f"{path}: expected a state dict, a mapping of names to tensors")
+    return _from_public(path, state, scale)
+
+
+def _from_public(path: Path, state: State, scale: int | None) -> nn.Module:
+    for architecture in ARCHITECTURES.values():
+        for names in architecture.public:
+            if names.marker in state:
+                renamed = names.renamed(state)
+                try:
+                    model = architecture.network(names.config(renamed, scale))
+                except (KeyError, ValueError) as error:
+                    raise ModelError(f"{path}: does not fit the network: {error}") from None
+                return _filled(path, model, renamed)
+    raise ModelError(
+        f"{path}: expected a state dict with the published names of {', '.join(ARCHITECTURES)}"
+    )
+
+
+def _filled(path: Path, model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    try:
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: does not fit the network: {' '.join(str(error).split())}"
+        ) from None
+    return model.eval()

@@ -48,6 +48,7 @@ def _resize_axis(x: Tensor, axis: int, scale: float) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept must serve training too, whoever asks first
 def _contributions(length: int, scale: float) -> tuple[Tensor, Tensor]:
     """Source index and weight of every tap of every output: two (taps, out) tensors.
 

@@ -53,7 +53,8 @@ class ONSRConfig:
     Attributes:
         variant: of VARIANTS.
         joint: all losses teach both networks (section 4.4.4), instead of each its own.
-        patch, batch: of LR pixels; a smaller picture makes smaller patches.
+        patch, batch: of LR pixels; a smaller picture makes smaller patches. The discriminators see
+            the middle 32x32, and below that there are none.
         learning_rate: of Gr.
         blur_rate: of Gd.
         critic_rate: of the discriminators.
@@ -127,6 +128,8 @@ class ONSR:
         self.own, self.pool = Patches([lr[0]], device), pool
         self.generator = torch.Generator().manual_seed(seed)
         self.patch = min(config.patch, *lr.shape[-2:])
+        if self.patch < VGGDiscriminator.SIZE:
+            self.uses = {name for name in self.uses if not name.endswith("critic")}
         self.margin = margin(self.scale, self.patch)
         taught = self.model.Restorer if isinstance(model, DAN) else self.model
         groups = [{"params": list(taught.parameters()), "lr": config.learning_rate}]
@@ -182,12 +185,11 @@ class ONSR:
             made, x = inside(self.blur(x), m), inside(x, s * m)
             loss = loss + F.l1_loss(self.restore(made if joint else made.detach()), x)
         if "lr critic" in self.uses:
-            loss = loss + self.config.adversarial * self.critics["lr critic"].doubt(made)
-            shown["lr critic"] = y, made
+            shown["lr critic"] = middle(y), middle(made)
         if "hr critic" in self.uses:
-            part = inside(sr, (sr.shape[-1] - self.patch) // 2)
-            loss = loss + self.config.adversarial * self.critics["hr critic"].doubt(part)
-            shown["hr critic"] = inside(x, (x.shape[-1] - self.patch) // 2), part
+            shown["hr critic"] = middle(x), middle(sr)
+        for name, (_, fake) in shown.items():
+            loss = loss + self.config.adversarial * self.critics[name].doubt(fake)
         return loss, shown
 
 
@@ -199,6 +201,12 @@ def margin(scale: int, patch: int) -> int:
 
 def inside(x: Tensor, border: int) -> Tensor:
     return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border]
+
+
+def middle(x: Tensor) -> Tensor:
+    """The part of patches that a discriminator takes."""
+    top, left = ((n - VGGDiscriminator.SIZE) // 2 for n in x.shape[-2:])
+    return x[..., top : top + VGGDiscriminator.SIZE, left : left + VGGDiscriminator.SIZE]
 
 
 def onsr(

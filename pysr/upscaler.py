@@ -12,6 +12,10 @@ How a picture is restored, and what is exact about it:
   crops spread evenly over the picture and are the same for every tile, so tiles meet without a
   seam, and the result differs from the untiled one only by the error of those means.
 - exact=True is the published loop on any picture: neither crops nor tiles.
+- A plain network (VDSR, RRDB, EDSR, ...) estimates nothing. Its tiles have the halo that it asks
+  for: all it sees up to 64 pixels, which is exact; deeper ones (the published RRDB, EDSR, RCAN and
+  RDN) see further, and RCAN's attention pools over each tile by itself: there, tiles differ from
+  the whole, and where that matters `tile` can be as large as memory allows.
 """
 
 from __future__ import annotations
@@ -21,14 +25,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pysr import arrays, blur, engines
 from pysr.degrade import classical, imresize
+from pysr.estimation import Crop, Estimate, estimation_of
 from pysr.nets import load_model
-from pysr.tiling import GATE_CROP, informative_crops, scaled, spans, spread_crops, tiles, whole
+from pysr.nets.parts import AFFORDABLE_HALO
+from pysr.tiling import informative_crops, scaled, spans, tiles, whole
 
 DEFAULT_MODEL = "dan-lite-x4"
 
@@ -42,12 +47,15 @@ class Upscaled:
     Attributes:
         image: the result, of the type, dtype and device of what went in, s times as large.
         kernel: (k, k) float32, sums to 1: the blur it was restored with (the first one of a batch
-            has its own: (N, k, k) for a torch batch of more than one).
-        consistency: PSNR in dB between the input and the result degraded again with that kernel, on
-            the crops the kernel was estimated from. Low values (below about 30) say that model and
-            picture do not fit: other blur, heavy noise or compression. Identical gives infinity.
+            has its own: (N, k, k) for a torch batch of more than one). Of a plain network the one
+            that was given, or None.
+        consistency: PSNR in dB between the input and the result degraded again with that kernel
+            (without one by bicubic downsampling alone), on the crops that a kernel is estimated
+            from. Low values (below about 30) say that model and picture do not fit: other blur,
+            heavy noise or compression. Identical gives infinity.
         confidence: 0 to 1, how far the crops agree on the kernel (1 minus the mean total variation
-            distance from their average); 1.0 when the kernel was given, NaN when there is one crop.
+            distance from their average); 1.0 when the kernel was given, NaN when there is one crop
+            or no kernel.
         recomputed: the engine gave NaN or infinity for some of it, which was made again in float32.
     """
 
@@ -58,19 +66,10 @@ class Upscaled:
     recomputed: bool = False
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """The blur of one picture: kernel (k, k), code (1, m), the rest as in `Upscaled`."""
-
-    kernel: Tensor
-    code: Tensor
-    confidence: float
-    recomputed: bool = False
-
-
 def load(
     model: str | Path = DEFAULT_MODEL,
     *,
+    scale: int | None = None,
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
@@ -80,16 +79,19 @@ def load(
     Args:
         model: a shipped model (`pysr models` lists them) or a path to a weights file, see
             `pysr.nets.load_model`.
+        scale: what the model must upscale by; a VDSR does so by any factor.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
-        engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`.
+        engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`; a plain
+            network has "torch" alone.
         precision: what the engine computes in: "float32", "bfloat16", "float16", or "auto": float32
             on a CPU, float16 on a GPU, where the engine can. Results are float32 in any case.
     Raises:
-        pysr.nets.ModelError: for a model that is unknown, missing or damaged.
+        pysr.nets.ModelError: for a model that is unknown, missing, damaged or of another scale.
         ValueError: for a device that is not there, an unknown engine or precision, or an engine
             that cannot serve them.
     """
-    return Upscaler(load_model(model), device=device, engine=engine, precision=precision)
+    network = load_model(model, scale)
+    return Upscaler(network, device=device, engine=engine, precision=precision)
 
 
 class Upscaler:
@@ -97,18 +99,37 @@ class Upscaler:
 
     A context manager: `close` frees at once what the engine holds (sessions, graphs, weights).
 
+    Args:
+        model: a network of `pysr.nets`; or any module that turns (N, 3, H, W) in [0, 1] into (N, 3,
+            s*H, s*W), with `scale` (or `config.scale`) and, if it is to be tiled well, `halo`: LR
+            pixels of context that a tile needs (64 without it). It is moved to the device.
+        kernel: (k, k), the blur assumed whenever a call gives none: a DAN then restores with it
+            and estimates nothing.
+        device, engine, precision: as for `load`; any module computes in float32.
+
     Attributes:
-        scale: output over input size, 1 to 4 (1 deblurs).
+        scale: output over input size; 1 deblurs.
     """
 
     def __init__(
-        self, model, *, device: str = "auto", engine: str = "auto", precision: str = "auto"
+        self,
+        model: nn.Module,
+        *,
+        kernel=None,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
     ):
         self.device = usable_device(device)
+        self.scale = getattr(model, "config", model).scale
         self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
-        self.scale = model.config.scale
-        self._guard = engines.Guard(self.engine, model, self.device)
+        self._halo = getattr(model, "halo", AFFORDABLE_HALO)
+        self._guard = engines.Guard(
+            self.engine, lambda: engines.create("torch", model, self.device, "float32")
+        )
+        self._estimation = estimation_of(model, self._guard, self.device)
+        self._assumed = self._estimation.unknown if kernel is None else self.given(kernel)
 
     def close(self) -> None:
         """Free what the engine holds; no picture can be upscaled after that."""
@@ -123,10 +144,11 @@ class Upscaler:
     def warm_up(self, height: int, width: int, tile: int = TILE) -> None:
         """Let the engine build, compile or capture now what the first picture of a size (in input
         pixels) would wait for; worth it before many of that size."""
-        crops = informative_crops(torch.zeros(1, 3, height, width))
-        shapes = {(len(crops), *crops[0][2].shape[-2:])}
-        parts = tiles(height, width, tile, self.model.Restorer.halo)
-        shapes |= {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
+        parts = tiles(height, width, tile, self._halo)
+        shapes = {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
+        if self._assumed is None:
+            crops = informative_crops(torch.zeros(1, 3, height, width))
+            shapes.add((len(crops), *crops[0][2].shape[-2:]))
         for shape in sorted(shapes):
             self.engine.warm_up(*shape)
 
@@ -137,8 +159,10 @@ class Upscaler:
             image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in [0, 1], RGB;
                 torch (N, 3, H, W), float in [0, 1]; anything with __dlpack__. Any size from 1x1.
                 Alpha is upscaled by bicubic interpolation, a grey picture comes back grey.
-            kernel: (k, k), the blur if it is known; estimated when None.
-            tile: pictures with more than tile * tile pixels are restored in tiles of that side.
+            kernel: (k, k), the blur if it is known; when None the one assumed, else estimated. A
+                plain network's picture does not depend on it.
+            tile: pictures with more than tile * tile pixels are restored in tiles of that side. A
+                network with 64 channels at full size needs 5 GB for tiles of 768 at x4.
             exact: run the published loop: every iteration on the whole picture, in one piece
                 whatever `tile` says. Some times slower, and memory grows with the picture.
         Raises:
@@ -149,21 +173,20 @@ class Upscaler:
         check_tile(tile)
         picture = arrays.unpack(image)
         tile = max(*picture.rgb.shape[-2:], tile) if exact else tile
-        given = None if kernel is None else self.given(kernel)
+        known = self.known(kernel)
         out = self._room(picture)
         found, consistencies, recomputed = [], [], False
         for i, rgb in enumerate(picture.rgb):
             lr = rgb[None]
             crops = [whole(lr)] if exact else informative_crops(lr)
-            estimate = given or self.estimate_on(crops)
-            recomputed |= self._restore(lr, estimate.code, tile, picture, out[i : i + 1])
+            estimate = known or self.estimate_on(crops)
+            recomputed |= self._restore(lr, estimate, tile, picture, out[i : i + 1])
             found.append(estimate)
             consistencies.append(self._consistency(lr, out[i : i + 1], crops, estimate.kernel))
         self._interpolate_alpha(picture, out)
-        kernels = torch.stack([e.kernel for e in found])
         return Upscaled(
             image=picture.pack(out),
-            kernel=picture.like(kernels[0] if len(kernels) == 1 else kernels),
+            kernel=_kernels(picture, found),
             consistency=min(consistencies),
             confidence=min(e.confidence for e in found),
             recomputed=recomputed or any(e.recomputed for e in found),
@@ -174,45 +197,34 @@ class Upscaler:
 
         Takes what `__call__` takes (a torch batch of several pictures gives (N, k, k)) and returns
         numpy for numpy, torch for torch. Taps are HR pixels, tap k // 2 is the centre (see
-        `pysr.blur`); the downsampling it comes with is bicubic.
+        `pysr.blur`); the downsampling it comes with is bicubic. Where a kernel is assumed it is
+        that one. Raises ValueError for a plain network without one.
         """
         picture = arrays.unpack(image)
-        kernels = torch.stack([e.kernel for e in self._estimates(picture)])
-        return picture.like(kernels[0] if len(kernels) == 1 else kernels)
+        return _kernels(picture, self._estimates(picture))
 
     def estimates(self, image) -> list[Estimate]:
         """The same with code and confidence, one for each picture of a batch."""
         return self._estimates(arrays.unpack(image))
 
     def _estimates(self, picture: arrays.Unpacked) -> list[Estimate]:
-        return [self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
+        known = self._assumed if self._assumed and self._assumed.kernel is not None else None
+        return [known or self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
+
+    def known(self, kernel=None) -> Estimate | None:
+        """What a picture is restored with if nothing is estimated: a given kernel or the assumed
+        one, for a plain network neither. None if it is to be estimated."""
+        return self._assumed if kernel is None else self.given(kernel)
 
     def given(self, kernel) -> Estimate:
         """A known kernel (k, k) as an estimate. Raises ValueError as `__call__` does."""
-        kernel = blur.check_kernel(np.asarray(kernel) if not torch.is_tensor(kernel) else kernel)
-        code = self.model.encode(kernel[None].to(self.device))
-        return Estimate(kernel, code, 1.0)
+        return self._estimation.given(kernel)
 
-    def estimate_on(self, crops: list[tuple[slice, slice, Tensor]]) -> Estimate:
-        """The blur of one picture, from what `informative_crops` took of it."""
-        # The loop's last picture is made with the kernel of the iteration before (Figure 1).
-        iterations = max(self.model.config.iterations - 1, 1)
-        lr = torch.cat([crop for _, _, crop in crops])
+    def estimate_on(self, crops: list[Crop]) -> Estimate:
+        """The blur of one picture, from what `informative_crops` took of it, whatever is assumed.
 
-        def loop(engine) -> tuple[Tensor, Tensor]:
-            codes = self.model.init_ker_map.expand(len(lr), -1)
-            for _ in range(iterations):
-                codes = engine.estimate(lr, engine.restore(lr, codes))
-            return codes, codes.sum()
-
-        codes, recomputed = self._guard.run("kernel", loop)
-        code = codes.mean(0, keepdim=True)
-        kernel = self.model.decode(code)[0].cpu()
-        confidence = math.nan
-        if len(codes) > 1:
-            apart = (self.model.decode(codes).cpu() - kernel).abs().sum((1, 2)) / 2
-            confidence = 1 - float(apart.mean())
-        return Estimate(kernel, code, confidence, recomputed)
+        Raises ValueError for a plain network."""
+        return self._estimation.on(crops)
 
     def restored(
         self, picture: arrays.Unpacked, estimate: Estimate, tile: int = TILE
@@ -225,11 +237,11 @@ class Upscaler:
         if len(picture.rgb) != 1:
             raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
         out = self._room(picture)
-        recomputed = self._restore(picture.rgb, estimate.code, tile, picture, out)
+        recomputed = self._restore(picture.rgb, estimate, tile, picture, out)
         self._interpolate_alpha(picture, out)
         return out, recomputed
 
-    def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor) -> float:
+    def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor | None) -> float:
         """As in `Upscaled`, of lr (1, 3, H, W) and what `restored` made of it."""
         return self._consistency(lr, out, informative_crops(lr), kernel)
 
@@ -252,19 +264,15 @@ class Upscaler:
                 _interpolated_rows(picture.alpha, self.scale, rows)
             )
 
-    def _restore(self, lr: Tensor, code: Tensor, tile: int, picture, out: Tensor) -> bool:
+    def _restore(self, lr: Tensor, estimate: Estimate, tile: int, picture, out: Tensor) -> bool:
         """Fill `out` (1, c, s*H, s*W) from lr (1, 3, H, W); whether it took two attempts."""
-        h, w = lr.shape[-2:]
-        s, halo = self.scale, self.model.Restorer.halo
-        parts = tiles(h, w, tile, halo)
+        s, code = self.scale, estimate.code
+        parts = tiles(*lr.shape[-2:], tile, self._halo)
 
         def fill(engine) -> tuple[None, Tensor]:
-            gates, total = None, code.sum()
+            gates, total = None, 0
             if len(parts) > 1:
-                side = GATE_CROP + 2 * halo
-                crops = torch.cat(list(spread_crops(lr, side)))
-                # A crop as long as the picture ends where the picture does: nothing to leave out.
-                gates = engine.gates(crops, code, tuple(halo * (n > side) for n in (h, w)))
+                gates = self._estimation.gates(engine, lr, estimate, self._halo)
             for part in parts:
                 sr = engine.restore(lr[(..., *part.seen)], code, gates)
                 total = total + sr.sum()
@@ -278,9 +286,12 @@ class Upscaler:
 
         return self._guard.run("picture", fill)[1]
 
-    def _consistency(self, lr: Tensor, out: Tensor, crops, kernel: Tensor) -> float:
+    def _consistency(
+        self, lr: Tensor, out: Tensor, crops: list[Crop], kernel: Tensor | None
+    ) -> float:
         """PSNR between lr and `out` degraded again, on crops."""
         s, error, count = self.scale, 0.0, 0
+        kernel = blur.dirac(1) if kernel is None else kernel
         grey = out.shape[1] == 1
         for rows, columns, crop in crops:
             sr = out[:, :3, s * rows.start : s * rows.stop, s * columns.start : s * columns.stop]
@@ -294,6 +305,14 @@ class Upscaler:
             error += float((difference**2).sum())
             count += difference.numel()
         return math.inf if error == 0 else -10 * math.log10(error / count)
+
+
+def _kernels(picture: arrays.Unpacked, found: list[Estimate]):
+    """The kernels found, as `Upscaled.kernel`."""
+    if found[0].kernel is None:
+        return None
+    kernels = torch.stack([each.kernel for each in found])
+    return picture.like(kernels[0] if len(kernels) == 1 else kernels)
 
 
 def check_tile(tile: int) -> None:

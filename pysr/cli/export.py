@@ -16,7 +16,7 @@ from pysr.engines.tensorrt_build import (
     local_target,
     rtx_target,
 )
-from pysr.nets import load_model
+from pysr.nets import load_dan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.target and options.format != "tensorrt-rtx":
         raise CommandError(f"--target is for tensorrt-rtx, not for {options.format}")
-    model = load_model(options.model)
+    model = load_dan(options.model)
     try:
         if options.format == "onnx":
             files = export_onnx(model, options.output, options.precision or "float32")

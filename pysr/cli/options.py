@@ -8,17 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from pysr import pictures
 from pysr.blur import check_kernel
-from pysr.nets import DAN, SHIPPED, load_model
+from pysr.nets import SHIPPED, load_model
 from pysr.upscaler import DEFAULT_MODEL, Upscaler
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --scale, --engine, --precision, --device, as `upscaler` reads them."""
     parser.add_argument("--model", help="a name that `pysr models` lists, or a weights file")
-    parser.add_argument("--scale", type=int, help="2 or 4: the shipped model of that scale")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        help="without --model 2 or 4: the shipped model of that scale; a VDSR takes any",
+    )
     parser.add_argument(
         "--engine", default="auto", help="auto, or one that `pysr doctor` lists (default: auto)"
     )
@@ -28,7 +33,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
-def model(options: argparse.Namespace) -> DAN:
+def model(options: argparse.Namespace) -> nn.Module:
     """The model that --model and --scale ask for."""
     name = options.model
     if name is None:
@@ -37,11 +42,7 @@ def model(options: argparse.Namespace) -> DAN:
             raise ValueError(
                 f"scale: no model for x{options.scale} is shipped; give one by --model"
             )
-    loaded = load_model(name)
-    scale = loaded.config.scale
-    if options.scale not in (None, scale):
-        raise ValueError(f"scale: {name} upscales x{scale}, asked for x{options.scale}")
-    return loaded
+    return load_model(name, options.scale)
 
 
 def upscaler(options: argparse.Namespace) -> Upscaler:

@@ -1,4 +1,4 @@
-"""Engines: the ways to run a trained DAN, behind one small interface.
+"""Engines: the ways to run a trained network, behind one small interface.
 
     NameEngine(model, device, precision)    raises where it cannot be brought up
     obstacle(device, precision) -> str      (static) why it cannot serve those, "" where it can
@@ -8,7 +8,8 @@
     close()                                 frees what it holds; may be called twice
 
 Pictures are (N, 3, H, W) in [0, 1] and codes (N, code_length), float32 on the engine's device,
-whichever of PRECISIONS it computes in. `Guard` watches over what comes out.
+whichever of PRECISIONS it computes in. `Guard` watches over what comes out. All engines are for
+DANs; a plain network has torch alone, as `PlainEngine`, which neither estimates nor has gates.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from __future__ import annotations
 import warnings
 
 import torch
+from torch import nn
 
 from pysr.engines.guard import Guard
 from pysr.engines.native_engine import NativeEngine
 from pysr.engines.onnx_engine import OnnxEngine
 from pysr.engines.onnx_export import ExportError, export_onnx
+from pysr.engines.plain_engine import PlainEngine
 from pysr.engines.tensorrt_engine import TensorRTEngine
 from pysr.engines.torch_engine import PRECISIONS, TorchEngine
 from pysr.nets import DAN
+from pysr.nets.registry import architecture_of
 
 __all__ = [
     "ENGINES",
@@ -32,6 +36,7 @@ __all__ = [
     "Guard",
     "NativeEngine",
     "OnnxEngine",
+    "PlainEngine",
     "TensorRTEngine",
     "TorchEngine",
     "candidates",
@@ -80,17 +85,19 @@ def candidates(name: str, device: torch.device, precision: str = "auto") -> list
     return found
 
 
-def create(name: str, model: DAN, device: torch.device, precision: str = "auto"):
+def create(name: str, model: nn.Module, device: torch.device, precision: str = "auto"):
     """The engine of that name for a model on a device; "auto" takes the fastest that works here.
 
     An engine that "auto" took and that does not come up is replaced by the next, with a warning
     that names both.
 
     Raises:
-        ValueError: as `candidates`.
+        ValueError: as `candidates`, or for what a plain network does not have.
         ExportError: if the model cannot be brought into the engine's form; and whatever else a
             runtime raises when an engine that was asked for by name does not come up.
     """
+    if not isinstance(model, DAN):
+        return _plain(name, model, device, precision)
     found = candidates(name, device, precision)
     for (engine, chosen), (following, _) in zip(found, found[1:], strict=False):
         try:
@@ -103,3 +110,18 @@ def create(name: str, model: DAN, device: torch.device, precision: str = "auto")
             )
     engine, chosen = found[-1]
     return ENGINES[engine](model, device, chosen)
+
+
+def _plain(name: str, model: nn.Module, device: torch.device, precision: str) -> PlainEngine:
+    kind = type(model).__name__
+    if name not in ("auto", "torch"):
+        raise ValueError(f"engine {name}: for DANs alone; expected auto or torch for a {kind}")
+    if architecture_of(model) is None:
+        if precision not in ("auto", "float32"):
+            raise ValueError(
+                f"precision: expected float32 for a {kind}; only the networks of pysr.nets cast "
+                "their input to that of their weights"
+            )
+        precision = "float32"
+    _, precision = candidates("torch", device, precision)[0]
+    return PlainEngine(model, device, precision)

@@ -12,22 +12,22 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from torch import Tensor
-
-from pysr.engines.torch_engine import TorchEngine
-from pysr.nets import DAN
 
 Result = TypeVar("Result")
 
 
 class Guard:
-    """Runs work on an engine, and once more in float32 if what comes out is not finite."""
+    """Runs work on an engine, and once more in float32 if what comes out is not finite.
 
-    def __init__(self, engine, model: DAN, device: torch.device):
+    Args:
+        float32: makes the engine for that, when it is needed first.
+    """
+
+    def __init__(self, engine, float32: Callable[[], object]):
         self.engine = engine
-        self._model, self._device = model, device
-        self._float32: TorchEngine | None = None
+        self._make_float32 = float32
+        self._float32 = None
 
     def run(self, what: str, work: Callable[..., tuple[Result, Tensor]]) -> tuple[Result, bool]:
         """What `work` makes, and whether it had to be made again, of which a warning tells.
@@ -48,7 +48,7 @@ class Guard:
             stacklevel=3,
         )
         if self._float32 is None:
-            self._float32 = TorchEngine(self._model, self._device, "float32")
+            self._float32 = self._make_float32()
         result, total = work(self._float32)
         if not math.isfinite(total):
             raise ValueError(f"{what}: the model gives NaN or infinity, in float32 too")

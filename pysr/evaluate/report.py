@@ -102,7 +102,7 @@ def evaluate(
     learned = isinstance(protocol, LearnedDegradation)
     if learned and protocol.scale != scale:
         raise ValueError(f"protocol: this degradation is x{protocol.scale}, expected x{scale}")
-    upscalers = {str(name): _upscaler(name, scale, device) for name in models}
+    upscalers = {str(name): load(name, scale=scale, device=device) for name in models}
     methods = {INTERPOLATION: lambda case: (imresize(case.lr, scale), None)}
     methods |= {name: _blind(upscaler) for name, upscaler in upscalers.items()}
     paths = pictures.listing(data)[:limit]
@@ -124,15 +124,8 @@ def evaluate(
     return Report(protocol, scale, str(data), len(paths), count, seed, rows)
 
 
-def _upscaler(name: str | Path, scale: int, device: str) -> Upscaler:
-    upscaler = load(name, device=device)
-    if upscaler.scale != scale:
-        raise ValueError(f"model: {name} upscales x{upscaler.scale}, expected x{scale}")
-    return upscaler
-
-
 def _blind(upscaler: Upscaler) -> Callable[[Case], tuple[Tensor, Tensor]]:
-    def method(case: Case) -> tuple[Tensor, Tensor]:
+    def method(case: Case) -> tuple[Tensor, Tensor | None]:
         result = upscaler(case.lr)
         return result.image, result.kernel
 

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pysr import engines
 from pysr.degrade import imresize
 from pysr.evaluate import limits
-from pysr.nets import DAN, load_model
+from pysr.nets import DAN, load_dan
 
 ROUNDS = 5  # at least
 SECONDS = 2.0  # of timing, where rounds are short
@@ -105,7 +105,7 @@ def measure_engines(model: str | Path, size: tuple[int, int], device: torch.devi
     """
     if min(size) < 1:
         raise ValueError(f"size: expected at least 1x1, got {size[0]}x{size[1]}")
-    loaded = load_model(model)
+    loaded = load_dan(model)
     speeds, obstacles = [], {}
     for engine, precision in _all():
         obstacle = engines.ENGINES[engine].obstacle(device, precision)
@@ -157,7 +157,7 @@ def _apart(*arguments) -> Speed:
 def _measure(
     name: str, size: tuple[int, int], device: torch.device, engine: str, precision: str
 ) -> Speed:
-    model = load_model(name)
+    model = load_dan(name)
     lr, code = _picture(size).to(device), model.init_ker_map.to(device)
     before = _memory(device)
     running = engines.create(engine, model, device, precision)
@@ -166,7 +166,7 @@ def _measure(
     after = _memory(device)
     sr = running.restore(lr, code)
     at = engines.PRECISIONS[precision] if device.type == "cuda" else torch.float32
-    reference = engines.TorchEngine(load_model(name), device).restore(lr, code)
+    reference = engines.TorchEngine(load_dan(name), device).restore(lr, code)
     return Speed(
         engine=engine,
         precision=precision,

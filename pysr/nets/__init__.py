@@ -7,6 +7,7 @@ from pysr.nets.registry import (
     ModelError,
     build,
     fingerprint,
+    load_dan,
     load_model,
     save_model,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "VDSRConfig",
     "build",
     "fingerprint",
+    "load_dan",
     "load_model",
     "save_model",
 ]

@@ -317,6 +317,11 @@ class DAN(nn.Module):
         sr = self.Restorer(lr, code)
         return Restoration(sr, self.Estimator(sr.detach(), lr))
 
+    @property
+    def halo(self) -> int:
+        """The Restorer's."""
+        return self.Restorer.halo
+
     def encode(self, kernel: Tensor) -> Tensor:
         """Code (N, code_length) of kernels (N, k', k'), cropped or padded to the model's size."""
         if kernel.shape[-1] != self.config.kernel_size:

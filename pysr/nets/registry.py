@@ -127,10 +127,24 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
     return model.with_scale(scale)
 
 
+def load_dan(name: str | Path) -> DAN:
+    """`load_model` for what works with DANs alone. Raises ModelError for another network too."""
+    model = load_model(name)
+    if not isinstance(model, DAN):
+        raise ModelError(f"model: expected a DAN, {name} is a {type(model).__name__}")
+    return model
+
+
 def save_model(model: nn.Module, path: str | Path) -> None:
     """Write a network as safetensors: weights in half precision, what is `exact` in full, and the
-    configuration, which `load_model` needs to rebuild it."""
+    configuration, which `load_model` needs to rebuild it.
+
+    Raises ModelError for a network of no registered architecture.
+    """
     name = architecture_of(model)
+    if name is None:
+        kind = type(model).__name__
+        raise ModelError(f"model: expected one of {', '.join(ARCHITECTURES)}, got a {kind}")
     exact = ARCHITECTURES[name].exact
     state = {
         key: value.detach().cpu().contiguous().to(torch.float32 if key in exact else torch.float16)
@@ -149,14 +163,12 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def architecture_of(model: nn.Module) -> str:
-    """The name of a network's architecture. Raises ModelError for one that has none."""
+def architecture_of(model: nn.Module) -> str | None:
+    """The name of a network's architecture; None for a network that is not of ours."""
     for name, architecture in ARCHITECTURES.items():
         if type(model) is architecture.network:
             return name
-    raise ModelError(
-        f"model: expected one of {', '.join(ARCHITECTURES)}, got a {type(model).__name__}"
-    )
+    return None
 
 
 def _network(architecture: object, config: dict) -> nn.Module:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 import pysr
-from pysr.nets import DAN, fingerprint, load_model
+from pysr.nets import DAN, fingerprint, load_dan
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
 from pysr.video import adapting, checks, figures, images
 from pysr.video.adapting import BUDGET, Adapt
@@ -157,7 +157,7 @@ def upscale(
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
-    network = model if isinstance(model, DAN) else load_model(model)
+    network = model if isinstance(model, DAN) else load_dan(model)
     # The engine takes its model to its device; the other one can be sent to workers.
     upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)

@@ -42,7 +42,9 @@ def stream(
             or an error of `frames` itself, comes when every frame before it has come out.
     """
     check_tile(tile)
-    given = None if kernel is None else upscaler.given(kernel)
+    given = upscaler.known(kernel)
+    if given is not None and given.kernel is None:
+        raise ValueError("kernel: expected one, since this model does not estimate blur")
     return _Stream(upscaler, given, tile, on_shot).run(frames)
 
 

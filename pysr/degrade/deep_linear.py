@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
-from pysr.degrade.resize import imresize
+from pysr.resize import imresize
 from pysr.ops import blur_decimate
 
 # Sides of the layers, by scale. The paper has x2 and x4; x3 lies between, and deblurring is as x2.

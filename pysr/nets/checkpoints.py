@@ -26,22 +26,30 @@ class PublicNames:
         marker: a key that is in every such state dict, and in no other.
         config: the configuration that a renamed state dict was made with. Where the scale does not
             show in the weights, it is the second argument, or that network's usual one for None.
-        renames: (pattern, replacement) of `re.sub`, applied in order to every key; keys that become
-            empty are dropped. () where the names are the network's own.
+        renames: (pattern, replacement) of `re.sub`, applied in order to every key; () where the
+            names are the network's own.
+        dropped: a pattern of renamed keys that only `config` looks at.
     """
 
     marker: str
     config: Callable[[State, int | None], object]
     renames: tuple[tuple[str, str], ...] = ()
+    dropped: str | None = None
 
-    def renamed(self, state: State) -> State:
-        """The state dict with the network's own names."""
+    def read(self, state: State, scale: int | None) -> tuple[object, State]:
+        """The configuration, and the state dict with the network's own names."""
+        renamed = self._renamed(state)
+        config = self.config(renamed, scale)
+        if self.dropped is not None:
+            renamed = {k: v for k, v in renamed.items() if not re.match(self.dropped, k)}
+        return config, renamed
+
+    def _renamed(self, state: State) -> State:
         out = {}
         for key, value in state.items():
             for pattern, replacement in self.renames:
                 key = re.sub(pattern, replacement, key)
-            if key:
-                out[key] = value
+            out[key] = value
         return out
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pysr.nets.checkpoints import State
 
 # The most LR pixels of context that tiles are given. A tile of 768 then costs a third more than its
 # share; the 350 that RRDB's 23 blocks can see would cost three times as much again, for what
@@ -17,6 +22,60 @@ def check_scale(scale: int, expected: tuple[int, ...]) -> None:
     if scale not in expected:
         names = ", ".join(str(s) for s in expected[:-1])
         raise ValueError(f"scale: expected {names} or {expected[-1]}, got {scale}")
+
+
+def conv3(into: int, out: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps height and width."""
+    return nn.Conv2d(into, out, 3, padding=1)
+
+
+def pixel_shuffles(into: int, features: int, scale: int) -> list[nn.Module]:
+    """Convolutions and pixel shuffles to s times the size, x4 as twice x2; named 0, 2 in a row."""
+    layers: list[nn.Module] = []
+    for factor in [2, 2] if scale == 4 else [scale]:
+        layers += [conv3(into, features * factor**2), nn.PixelShuffle(factor)]
+        into = features
+    return layers
+
+
+def shuffled_scale(state: State, prefix: str, features: int) -> int:
+    """The scale of `pixel_shuffles` under a prefix in a state dict."""
+    widths = (len(state[f"{prefix}{i}.weight"]) for i in (0, 2) if f"{prefix}{i}.weight" in state)
+    return math.prod(math.isqrt(width // features) for width in widths if width > features)
+
+
+class HeadBodyTail(nn.Module):
+    """The frame that EDSR and RCAN share: blocks with a residual around them, then pixel shuffles.
+
+    The published networks see values up to 255 less the mean colour of DIV2K. Here this is part of
+    the network: forward(lr): (N, 3, H, W) RGB in [0, 1] -> (N, 3, s*H, s*W), not clipped.
+
+    Args:
+        levels: what 1 becomes inside.
+    """
+
+    MEAN = (0.4488, 0.4371, 0.4040)
+
+    def __init__(self, blocks: Iterable[nn.Module], features: int, scale: int, levels: float):
+        super().__init__()
+        self.levels = levels
+        mean = torch.tensor(self.MEAN).view(1, 3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.head = nn.Sequential(conv3(3, features))
+        self.body = nn.Sequential(*blocks, conv3(features, features))
+        shuffles = nn.Sequential(*pixel_shuffles(features, features, scale))
+        self.tail = nn.Sequential(shuffles, conv3(features, 3))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        mean = self.mean.to(lr.dtype)
+        f = self.head(((lr - mean) * self.levels).to(self.head[0].weight.dtype))
+        f = f + self.body(f)
+        return self.tail(f).to(lr.dtype) / self.levels + mean
+
+    @classmethod
+    def levels_of(cls, state: State) -> float:
+        """`levels` of a public state dict, which has the mean colour as a layer's bias."""
+        return round(float(state["add_mean.bias"][0]) / cls.MEAN[0], 1)
 
 
 class BicubicUpsample(nn.Module):

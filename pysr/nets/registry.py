@@ -14,9 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pysr.files import read_safetensors
-from pysr.nets import rrdb, vdsr
+from pysr.nets import edsr, rcan, rdn, rrdb, vdsr
 from pysr.nets.checkpoints import PublicNames, State, count, unwrapped
 from pysr.nets.dan import DAN, DANConfig
+from pysr.nets.edsr import EDSR, EDSRConfig
+from pysr.nets.rcan import RCAN, RCANConfig
+from pysr.nets.rdn import RDN, RDNConfig
 from pysr.nets.rrdb import RRDB, RRDBConfig
 from pysr.nets.vdsr import VDSR, VDSRConfig
 
@@ -92,6 +95,9 @@ ARCHITECTURES = {
     ),
     "vdsr": Architecture(VDSRConfig, VDSR, vdsr.PUBLIC_NAMES),
     "rrdb": Architecture(RRDBConfig, RRDB, rrdb.PUBLIC_NAMES),
+    "edsr": Architecture(EDSRConfig, EDSR, edsr.PUBLIC_NAMES),
+    "rcan": Architecture(RCANConfig, RCAN, rcan.PUBLIC_NAMES),
+    "rdn": Architecture(RDNConfig, RDN, rdn.PUBLIC_NAMES),
 }
 
 
@@ -231,9 +237,9 @@ def _from_public(path: Path, state: State, scale: int | None) -> nn.Module:
     for architecture in ARCHITECTURES.values():
         for names in architecture.public:
             if names.marker in state:
-                renamed = names.renamed(state)
                 try:
-                    model = architecture.network(names.config(renamed, scale))
+                    config, renamed = names.read(state, scale)
+                    model = architecture.network(config)
                 except (KeyError, ValueError) as error:
                     raise ModelError(f"{path}: does not fit the network: {error}") from None
                 return _filled(path, model, renamed)

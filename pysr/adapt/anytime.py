@@ -34,9 +34,11 @@ class Learner(Protocol):
 
     Attributes:
         model: what is taught, in place; its weights are kept or put back.
+        finished: nothing is left to learn, whatever is left of the budget.
     """
 
     model: nn.Module
+    finished: bool
 
     def step(self, index: int) -> Tensor:
         """Learn once; returns the loss, a detached number on the device."""
@@ -59,7 +61,13 @@ class _Diverged(Exception):
     """Learning has gone astray; the message says how that was seen."""
 
 
-def consistency(lr: list[Tensor], sr: list[Tensor], kernel: Tensor, scale: int) -> float:
+def consistency(
+    lr: list[Tensor],
+    sr: list[Tensor],
+    kernel: Tensor,
+    scale: int,
+    downsample: str = "bicubic",
+) -> float:
     """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again by `kernel`.
 
     A border as wide as the blur's reach is left out: what lies outside a crop is not known. At most
@@ -70,7 +78,7 @@ def consistency(lr: list[Tensor], sr: list[Tensor], kernel: Tensor, scale: int) 
         reach = math.ceil(kernel.shape[-1] / 2 / scale) + 2
         margin = min(reach, (min(one.shape[-2:]) - 1) // 2)
         inner = (..., slice(margin, -margin or None), slice(margin, -margin or None))
-        again = classical(restored, kernel, scale, quantise=False)
+        again = classical(restored, kernel, scale, downsample=downsample, quantise=False)
         difference = (again - one)[inner]
         error = error + (difference**2).sum()
         count += difference.numel()
@@ -85,12 +93,19 @@ class Anytime:
         lr: crops (1, 3, H, W) of the picture, by which weights are judged.
         scale: of the restoration.
         started: `time.perf_counter()` when the method was called; the budget counts from there.
+        downsample: what the blur comes with, as in `pysr.degrade.classical`.
     """
 
     def __init__(
-        self, learner: Learner, lr: list[Tensor], scale: int, budget: Budget, started: float
+        self,
+        learner: Learner,
+        lr: list[Tensor],
+        scale: int,
+        budget: Budget,
+        started: float,
+        downsample: str = "bicubic",
     ):
-        self.learner, self.lr, self.scale = learner, lr, scale
+        self.learner, self.lr, self.scale, self.downsample = learner, lr, scale, downsample
         self.budget, self.started = budget, started
         self.steps, self.history = 0, []
         before = time.perf_counter()
@@ -139,10 +154,11 @@ class Anytime:
             if self.steps % LOOK_EVERY == 0 or self._spent():
                 self._look(float(total) / (self.steps - looked))
                 total, looked = 0.0, self.steps
-        return "budget spent"
+        return "learned all it could" if self.learner.finished else "budget spent"
 
     def _spent(self) -> bool:
-        return self.budget.spent(self.steps, self._elapsed() + self.look_seconds)
+        spent = self.budget.spent(self.steps, self._elapsed() + self.look_seconds)
+        return spent or self.learner.finished
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.started
@@ -153,7 +169,7 @@ class Anytime:
             raise _Diverged(f"loss {loss:.3g} at step {self.steps}")
         self.kernel = kernel
         current = self._restored()
-        score = consistency(self.lr, current, kernel, self.scale)
+        score = self._score(current)
         unadapted = self._scored(self.start)
         self.history.append(Check(self.steps, self._elapsed(), loss, score, unadapted))
         if not score > unadapted - WORST:
@@ -169,7 +185,10 @@ class Anytime:
         return _Snapshot(self.steps, weights, restored)
 
     def _scored(self, snapshot: _Snapshot) -> float:
-        return consistency(self.lr, snapshot.restored, self.kernel, self.scale)
+        return self._score(snapshot.restored)
+
+    def _score(self, restored: list[Tensor]) -> float:
+        return consistency(self.lr, restored, self.kernel, self.scale, self.downsample)
 
     @torch.no_grad()
     def _restored(self) -> list[Tensor]:

@@ -32,10 +32,12 @@ class Budget:
             raise ValueError(f"budget: expected more than zero steps or seconds, got {value}")
         return cls(steps=value) if isinstance(value, int) else cls(seconds=value)
 
+    def share(self, steps: int, seconds: float) -> float:
+        """How much of it is spent, from 0 on; 1 is all."""
+        return steps / self.steps if self.steps is not None else seconds / self.seconds
+
     def spent(self, steps: int, seconds: float) -> bool:
-        if self.steps is not None:
-            return steps >= self.steps
-        return seconds >= self.seconds
+        return self.share(steps, seconds) >= 1
 
 
 def _number(text: str) -> int | float:

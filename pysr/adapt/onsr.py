@@ -110,6 +110,8 @@ class ONSR:
         seed: of the patches and the discriminators' weights.
     """
 
+    finished = False
+
     def __init__(
         self,
         model: nn.Module,

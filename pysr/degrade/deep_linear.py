@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
-from pysr.resize import imresize
+from pysr.degrade.classical import DOWNSAMPLERS, check_choice
 from pysr.ops import blur_decimate
+from pysr.resize import imresize
 
 # Sides of the layers, by scale. The paper has x2 and x4; x3 lies between, and deblurring is as x2.
 SIZES = {1: (3, 7, 9), 2: (3, 7, 9), 3: (5, 11, 13), 4: (9, 15, 17)}
@@ -60,14 +61,19 @@ class DeepLinear(nn.Module):
 
 
 class GivenBlur(nn.Module):
-    """The same for a blur that is known: nothing in it learns. Arguments as of `DeepLinear`."""
+    """The same for a blur that is known: nothing in it learns. Arguments as of `DeepLinear`, and:
 
-    def __init__(self, scale: int, kernel: Tensor):
+    downsample: "bicubic" or "decimate", as in `pysr.degrade.classical`.
+    """
+
+    def __init__(self, scale: int, kernel: Tensor, downsample: str = "bicubic"):
         super().__init__()
         check_size(len(kernel), scale)
+        check_choice("downsample", downsample, DOWNSAMPLERS)
         self.scale = scale
+        taps = bicubic_taps(scale) if downsample == "bicubic" else blur.dirac(1)
         self.register_buffer("known", kernel)
-        self.register_buffer("bicubic", bicubic_taps(scale), persistent=False)
+        self.register_buffer("bicubic", taps, persistent=False)
 
     def kernel(self) -> Tensor:
         return self.known

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pysr import arrays, blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
+from pysr.adapt.picture import estimated_kernel
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
@@ -44,6 +45,7 @@ VARIANTS = {
     "ib-eb-gsr": {"internal", "external", "lr critic", "hr critic"},
     "onsr": {"internal", "external", "lr critic"},
 }
+BEGINNINGS = ("gaussians", "estimate")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class ONSRConfig:
         blur_rate: of Gd.
         critic_rate: of the discriminators.
         adversarial: lambda of equation 9.
+        begin: what Gd begins as: "gaussians", the paper's, or "estimate", what DAN makes of the
+            picture (the model itself if it is one, else the shipped one of its scale).
     """
 
     variant: str = "onsr"
@@ -68,17 +72,22 @@ class ONSRConfig:
     learning_rate: float = 2e-4
     blur_rate: float = 1e-3
     critic_rate: float = 1e-4
-    adversarial: float = 0.02
+    adversarial: float = 1.0
+    begin: str = "gaussians"
 
     def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(
-                f"variant: expected one of {', '.join(VARIANTS)}, got {self.variant!r}"
-            )
+        for name, known in (("variant", VARIANTS), ("begin", BEGINNINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in ("patch", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 class Critic:
-    """A discriminator with its optimiser: what is real, and what is made to look so (equation 8)."""
+    """A discriminator and its optimiser: what is real, and what is made to look so (eq. 8)."""
 
     def __init__(self, rate: float, device: torch.device):
         self.network = VGGDiscriminator().to(device, memory_format=torch.channels_last)
@@ -211,6 +220,16 @@ def middle(x: Tensor) -> Tensor:
     return x[..., top : top + VGGDiscriminator.SIZE, left : left + VGGDiscriminator.SIZE]
 
 
+def pool_for(
+    lr: Tensor, scale: int, source: str | Path | None, config: ONSRConfig, seed: int
+) -> Patches | None:
+    """Sharp patches large enough for a picture (1, 3, H, W), on its device."""
+    if source is None:
+        return None
+    patch = min(config.patch, *lr.shape[-2:])
+    return open_pool(source, scale * (patch + 2 * margin(scale, patch)), seed, lr.device)
+
+
 def onsr(
     model: nn.Module | str | Path,
     image,
@@ -243,12 +262,13 @@ def onsr(
     if len(picture.rgb) != 1:
         raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
     lr, scale = picture.rgb.to(device), model.config.scale
-    pool = None
-    if hr_pool is not None:
-        patch = min(config.patch, *lr.shape[-2:])
-        pool = open_pool(hr_pool, scale * (patch + 2 * margin(scale, patch)), seed, device)
-    known = None if kernel is None else blur.check_kernel(kernel)
-    degradation = DeepLinear(scale) if known is None else GivenBlur(scale, known)
+    pool = pool_for(lr, scale, hr_pool, config, seed)
+    if kernel is not None:
+        degradation = GivenBlur(scale, blur.check_kernel(kernel))
+    elif config.begin == "estimate":
+        degradation = DeepLinear(scale, estimated_kernel(lr, model, device))
+    else:
+        degradation = DeepLinear(scale)
     learner = ONSR(copy.deepcopy(model), lr, pool, degradation, config, seed)
     crops = [crop for _, _, crop in informative_crops(lr)]
     report = Anytime(learner, crops, scale, budget, started).run("onsr")

@@ -5,6 +5,18 @@ The methods share what makes them safe to use: `anytime` (the loop, the criterio
 """
 
 from pysr.adapt.budget import Budget
+from pysr.adapt.methods import METHODS, load, taught
+from pysr.adapt.onsr import ONSRConfig, onsr
 from pysr.adapt.report import Adapted, Check, Report
 
-__all__ = ["Adapted", "Budget", "Check", "Report"]
+__all__ = [
+    "METHODS",
+    "Adapted",
+    "Budget",
+    "Check",
+    "ONSRConfig",
+    "Report",
+    "load",
+    "onsr",
+    "taught",
+]

@@ -19,9 +19,16 @@ from pysr.nets import ModelError, fingerprint
 
 
 def save(
-    path: str | Path, taught: nn.Module, start: nn.Module, base: nn.Module, report: dict
+    path: str | Path,
+    taught: nn.Module,
+    start: nn.Module,
+    base: nn.Module,
+    report: dict,
+    settings: dict,
 ) -> None:
     """Write the difference of two networks of one form, tied to the model it was taught from.
+
+    `settings` are what makes that form of the base, beside the report; any JSON.
 
     Raises OSError when the file system refuses.
     """
@@ -34,15 +41,15 @@ def save(
     metadata = {
         "architecture": "delta",
         "base": fingerprint(base),
-        "method": report["method"],
         "report": json.dumps(report),
+        "settings": json.dumps(settings),
     }
     with written_whole(path) as beside:
         save_file(differences, beside, metadata)
 
 
-def read(path: str | Path, base: nn.Module) -> tuple[dict, dict[str, Tensor]]:
-    """The report and the differences in a file.
+def read(path: str | Path, base: nn.Module) -> tuple[dict, dict, dict[str, Tensor]]:
+    """The report, the settings and the differences in a file.
 
     Raises:
         ModelError: for a file that is missing, damaged, no delta, or taught from another model.
@@ -60,7 +67,7 @@ def read(path: str | Path, base: nn.Module) -> tuple[dict, dict[str, Tensor]]:
         )
     if metadata["base"] != fingerprint(base):
         raise ModelError(f"{path}: was taught from another model than the one given")
-    return json.loads(metadata["report"]), differences
+    return json.loads(metadata["report"]), json.loads(metadata["settings"]), differences
 
 
 @torch.no_grad()

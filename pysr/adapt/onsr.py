@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pysr import arrays, blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
+from pysr.adapt.picture import estimated_kernel
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
@@ -44,6 +45,7 @@ VARIANTS = {
     "ib-eb-gsr": {"internal", "external", "lr critic", "hr critic"},
     "onsr": {"internal", "external", "lr critic"},
 }
+BEGINNINGS = ("gaussians", "estimate")
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,14 @@ class ONSRConfig:
     Attributes:
         variant: of VARIANTS.
         joint: all losses teach both networks (section 4.4.4), instead of each its own.
-        patch, batch: of LR pixels; a smaller picture makes smaller patches.
+        patch, batch: of LR pixels; a smaller picture makes smaller patches. The discriminators see
+            the middle 32x32, and below that there are none.
         learning_rate: of Gr.
         blur_rate: of Gd.
         critic_rate: of the discriminators.
         adversarial: lambda of equation 9.
+        begin: what Gd begins as: "gaussians", the paper's, or "estimate", what DAN makes of the
+            picture (the model itself if it is one, else the shipped one of its scale).
     """
 
     variant: str = "onsr"
@@ -67,17 +72,22 @@ class ONSRConfig:
     learning_rate: float = 2e-4
     blur_rate: float = 1e-3
     critic_rate: float = 1e-4
-    adversarial: float = 0.02
+    adversarial: float = 1.0
+    begin: str = "gaussians"
 
     def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(
-                f"variant: expected one of {', '.join(VARIANTS)}, got {self.variant!r}"
-            )
+        for name, known in (("variant", VARIANTS), ("begin", BEGINNINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in ("patch", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 class Critic:
-    """A discriminator with its optimiser: what is real, and what is made to look so (equation 8)."""
+    """A discriminator and its optimiser: what is real, and what is made to look so (eq. 8)."""
 
     def __init__(self, rate: float, device: torch.device):
         self.network = VGGDiscriminator().to(device, memory_format=torch.channels_last)
@@ -129,6 +139,8 @@ class ONSR:
         self.own, self.pool = Patches([lr[0]], device), pool
         self.generator = torch.Generator().manual_seed(seed)
         self.patch = min(config.patch, *lr.shape[-2:])
+        if self.patch < VGGDiscriminator.SIZE:
+            self.uses = {name for name in self.uses if not name.endswith("critic")}
         self.margin = margin(self.scale, self.patch)
         taught = self.model.Restorer if isinstance(model, DAN) else self.model
         groups = [{"params": list(taught.parameters()), "lr": config.learning_rate}]
@@ -184,12 +196,11 @@ class ONSR:
             made, x = inside(self.blur(x), m), inside(x, s * m)
             loss = loss + F.l1_loss(self.restore(made if joint else made.detach()), x)
         if "lr critic" in self.uses:
-            loss = loss + self.config.adversarial * self.critics["lr critic"].doubt(made)
-            shown["lr critic"] = y, made
+            shown["lr critic"] = middle(y), middle(made)
         if "hr critic" in self.uses:
-            part = inside(sr, (sr.shape[-1] - self.patch) // 2)
-            loss = loss + self.config.adversarial * self.critics["hr critic"].doubt(part)
-            shown["hr critic"] = inside(x, (x.shape[-1] - self.patch) // 2), part
+            shown["hr critic"] = middle(x), middle(sr)
+        for name, (_, fake) in shown.items():
+            loss = loss + self.config.adversarial * self.critics[name].doubt(fake)
         return loss, shown
 
 
@@ -201,6 +212,22 @@ def margin(scale: int, patch: int) -> int:
 
 def inside(x: Tensor, border: int) -> Tensor:
     return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border]
+
+
+def middle(x: Tensor) -> Tensor:
+    """The part of patches that a discriminator takes."""
+    top, left = ((n - VGGDiscriminator.SIZE) // 2 for n in x.shape[-2:])
+    return x[..., top : top + VGGDiscriminator.SIZE, left : left + VGGDiscriminator.SIZE]
+
+
+def pool_for(
+    lr: Tensor, scale: int, source: str | Path | None, config: ONSRConfig, seed: int
+) -> Patches | None:
+    """Sharp patches large enough for a picture (1, 3, H, W), on its device."""
+    if source is None:
+        return None
+    patch = min(config.patch, *lr.shape[-2:])
+    return open_pool(source, scale * (patch + 2 * margin(scale, patch)), seed, lr.device)
 
 
 def onsr(
@@ -235,12 +262,13 @@ def onsr(
     if len(picture.rgb) != 1:
         raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
     lr, scale = picture.rgb.to(device), model.config.scale
-    pool = None
-    if hr_pool is not None:
-        patch = min(config.patch, *lr.shape[-2:])
-        pool = open_pool(hr_pool, scale * (patch + 2 * margin(scale, patch)), seed, device)
-    known = None if kernel is None else blur.check_kernel(kernel)
-    degradation = DeepLinear(scale) if known is None else GivenBlur(scale, known)
+    pool = pool_for(lr, scale, hr_pool, config, seed)
+    if kernel is not None:
+        degradation = GivenBlur(scale, blur.check_kernel(kernel))
+    elif config.begin == "estimate":
+        degradation = DeepLinear(scale, estimated_kernel(lr, model, device))
+    else:
+        degradation = DeepLinear(scale)
     learner = ONSR(copy.deepcopy(model), lr, pool, degradation, config, seed)
     crops = [crop for _, _, crop in informative_crops(lr)]
     report = Anytime(learner, crops, scale, budget, started).run("onsr")

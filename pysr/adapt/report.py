@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -86,14 +86,16 @@ class Adapted:
         base: the model that was begun with, as it was.
         form: makes of the base what learning began with: a copy, or a copy and networks of the
             method's own, always with the same weights.
+        settings: what the method's entry in METHODS needs to make that form again; any JSON.
     """
 
     upscaler: Upscaler
     report: Report
     base: nn.Module
     form: Callable[[nn.Module], nn.Module] = copy.deepcopy
+    settings: dict = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write what was learned, as `pysr.adapt.load` reads it. Raises OSError."""
-        start = self.form(self.base)
-        delta.save(path, self.upscaler.model, start, self.base, self.report.as_json())
+        start, report = self.form(self.base), self.report.as_json()
+        delta.save(path, self.upscaler.model, start, self.base, report, self.settings)

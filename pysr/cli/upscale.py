@@ -8,8 +8,17 @@ import time
 from pathlib import Path
 
 from pysr import pictures
+from pysr.adapt import taught
 from pysr.cli import CommandError
-from pysr.cli.options import PICTURES, add_model_arguments, kernel, outputs, upscaler
+from pysr.cli.options import (
+    PICTURES,
+    adaptation,
+    add_adapt_arguments,
+    add_model_arguments,
+    kernel,
+    outputs,
+    upscaler,
+)
 from pysr.cli.video import (
     CLIPS,
     add_video_arguments,
@@ -33,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the published loop: every iteration on the whole picture, in one piece",
     )
+    add_adapt_arguments(parser)
     add_video_arguments(parser)
 
 
@@ -45,15 +55,15 @@ def run(options: argparse.Namespace) -> int:
     videos = {source for source, target in pairs if is_video(source, target)}
     if not videos:
         refuse_video_options(options)
-    known = kernel(options.kernel)
+    known, learning = kernel(options.kernel), adaptation(options)
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     failures = []
     for source, target in pairs:
         try:
             if source in videos:
-                upscale_clip(options, source, target)
+                upscale_clip(options, source, target, learning)
             else:
-                _upscale_picture(restorer, source, target, known, options)
+                _upscale_picture(restorer, source, target, known, learning, options)
         except ValueError as error:
             if len(pairs) == 1:
                 raise
@@ -64,18 +74,37 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _upscale_picture(restorer: Upscaler, source: Path, target: Path, known, options) -> None:
+def _upscale_picture(
+    restorer: Upscaler, source: Path, target: Path, known, learning: dict | None, options
+) -> None:
     started = time.perf_counter()
-    result = upscale_file(restorer, source, target, known, options.tile, options.exact)
+    result = upscale_file(restorer, source, target, known, options.tile, options.exact, learning)
     print(_line(source, target, result, time.perf_counter() - started), flush=True)
 
 
 def upscale_file(
-    restorer: Upscaler, source, target, known=None, tile: int = TILE, exact: bool = False
+    restorer: Upscaler,
+    source,
+    target,
+    known=None,
+    tile: int = TILE,
+    exact: bool = False,
+    learning: dict | None = None,
 ) -> Upscaled:
-    """Upscale one file to another; what the format cannot hold is refused before the work."""
+    """Upscale one file to another; what the format cannot hold is refused before the work.
+
+    With `learning`, arguments of `pysr.adapt.taught`, a copy of the model is taught the picture
+    first, and a line says how that went.
+    """
     picture = pictures.read(source)
     pictures.check_writable(target, picture)
+    if learning is not None:
+        device = str(restorer.device)
+        adapted = taught(
+            model=restorer.model, image=picture.pixels, kernel=known, device=device, **learning
+        )
+        print(f"{source}: {adapted.report.line()}", flush=True)
+        restorer, known = adapted.upscaler, None
     result = restorer(picture.pixels, kernel=known, tile=tile, exact=exact)
     pictures.write(target, picture.with_pixels(result.image))
     return result

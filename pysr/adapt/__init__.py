@@ -5,18 +5,26 @@ The methods share what makes them safe to use: `anytime` (the loop, the criterio
 """
 
 from pysr.adapt.budget import Budget
+from pysr.adapt.dsr import DSRConfig, dsr
 from pysr.adapt.methods import METHODS, load, taught
 from pysr.adapt.onsr import ONSRConfig, onsr
 from pysr.adapt.report import Adapted, Check, Report
+from pysr.adapt.zssr import ZSSR, ZSSRConfig, ZSSRSizes, zssr
 
 __all__ = [
     "METHODS",
+    "ZSSR",
     "Adapted",
     "Budget",
     "Check",
+    "DSRConfig",
     "ONSRConfig",
     "Report",
+    "ZSSRConfig",
+    "ZSSRSizes",
+    "dsr",
     "load",
     "onsr",
     "taught",
+    "zssr",
 ]

@@ -1,4 +1,4 @@
-"""What stands around networks that were taught one picture: a chain, an ensemble, a last correction.
+"""What stands around networks taught one picture: a chain, an ensemble, a last correction.
 
 Each is a module that `pysr.Upscaler` takes: `scale`, and `halo` in LR pixels.
 """

@@ -29,7 +29,7 @@ from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished
 from pysr.adapt.pairs import matrix_pairs, own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
 from pysr.adapt.picture import estimated_kernel, one_picture
-from pysr.adapt.report import Adapted
+from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import ZSSR, Learning, plain_body, zssr_phases
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.nets import DAN, load_model
@@ -101,14 +101,28 @@ class SharpDAN(nn.Module):
 
 
 def assembled(
-    kernel: Tensor, downsample: str, config: DSRConfig, seed: int, base: nn.Module
+    base: nn.Module,
+    kernel: Tensor,
+    *,
+    downsample: str,
+    layers: int,
+    features: int,
+    noise: float,
+    seed: int,
 ) -> BackProjected:
     """An untrained LR Finer, a copy of the base, and what stands around them."""
     resolver = copy.deepcopy(base)
     resolver = SharpDAN(resolver) if isinstance(base, DAN) else resolver
     degradation = GivenBlur(base.config.scale, kernel, downsample)
-    finer = LRFiner(base.config.scale, config.layers, config.features, seed)
-    return finished(Chain([finer, SelfEnsemble(resolver)]), degradation, config.resolver.noise)
+    finer = LRFiner(base.config.scale, layers, features, seed)
+    return finished(Chain([finer, SelfEnsemble(resolver)]), degradation, noise)
+
+
+def dsr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
+    """What learning began with, or the base alone where nothing was learned."""
+    if report.rolled_back:  # LR Finer changes a picture even before it has learned
+        return copy.deepcopy(base)
+    return assembled(base, report.kernel, **settings)
 
 
 def dsr_phases(model: BackProjected, lr: Tensor, config: DSRConfig, seed: int) -> list[Phase]:
@@ -170,8 +184,14 @@ def dsr(
     if kernel is None:
         kernel = estimated_kernel(lr, model, device)
     kernel = blur.check_kernel(kernel).cpu()
-    form = partial(assembled, kernel, downsample, config, seed)
-    whole = form(model).to(device, memory_format=torch.channels_last)
+    settings = {
+        "downsample": downsample,
+        "layers": config.layers,
+        "features": config.features,
+        "noise": config.resolver.noise,
+        "seed": seed,
+    }
+    whole = assembled(model, kernel, **settings).to(device, memory_format=torch.channels_last)
     finer, ensemble = whole.network.stages
     before = copy.deepcopy(model).to(device)
 
@@ -183,6 +203,6 @@ def dsr(
     learner = Phases(whole, phases, unadapted, chain, kernel, budget, started)
     crops = [crop for _, _, crop in informative_crops(lr)]
     report = Anytime(learner, crops, scale, budget, started, downsample).run("dsr")
-    if report.rolled_back:  # LR Finer changes a picture even before it has learned
-        whole, form = before, copy.deepcopy
-    return Adapted(Upscaler(whole, device=str(device), kernel=kernel), report, model, form)
+    upscaler = Upscaler(before if report.rolled_back else whole, device=str(device), kernel=kernel)
+    form = partial(dsr_form, report=report, settings=settings)
+    return Adapted(upscaler, report, model, form, settings)

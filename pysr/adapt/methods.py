@@ -11,9 +11,11 @@ from torch import nn
 
 from pysr.adapt import delta
 from pysr.adapt.budget import Budget
+from pysr.adapt.dsr import dsr, dsr_form
 from pysr.adapt.onsr import onsr
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.report import Adapted, Report
+from pysr.adapt.zssr import finished_zssr, zssr
 from pysr.nets import load_model
 from pysr.upscaler import Upscaler
 
@@ -36,8 +38,20 @@ class Method:
     form: Callable[[nn.Module, Report, dict], nn.Module] = lambda base, *_: copy.deepcopy(base)
 
 
+def _zssr(model: nn.Module | str | Path, image, **options) -> Adapted:
+    """Of the model it takes the scale alone."""
+    model = model if isinstance(model, nn.Module) else load_model(model)
+    return zssr(image, model.config.scale, **options)
+
+
+def _zssr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
+    return finished_zssr(base, report.kernel, **settings)
+
+
 METHODS = {
     "onsr": Method("learns blur and network together, with sharp pictures", onsr, external=True),
+    "dsr": Method("undoes the blur first, then learns the picture from itself", dsr, form=dsr_form),
+    "zssr": Method("learns a small network from the picture alone", _zssr, form=_zssr_form),
 }
 
 

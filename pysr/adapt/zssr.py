@@ -187,7 +187,7 @@ def zssr_phases(
     ]
 
 
-def finished_zssr(kernel: Tensor, downsample: str, noise: float, base: ZSSR) -> BackProjected:
+def finished_zssr(base: ZSSR, kernel: Tensor, *, downsample: str, noise: float) -> BackProjected:
     """A copy of a network as pictures are restored by it: in all orientations that the blur allows,
     and back-projected."""
     degradation = GivenBlur(base.scale, kernel, downsample)
@@ -224,11 +224,13 @@ def zssr(
     device = usable_device(device)
     lr = one_picture(image, scale, device)
     kernel = blur.dirac(1) if kernel is None else blur.check_kernel(kernel).cpu()
-    form = partial(finished_zssr, kernel, downsample, config.noise)
+    settings = {"downsample": downsample, "noise": config.noise}
+    form = partial(finished_zssr, kernel=kernel, **settings)
     model = form(base).to(device, memory_format=torch.channels_last)
     network = model.network.network
     phases = zssr_phases(network, kernel, downsample, lambda: lr, config, seed)
     learner = Phases(model, phases, network, network, kernel, budget, started)
     crops = [crop for _, _, crop in informative_crops(lr)]
     report = Anytime(learner, crops, scale, budget, started, downsample).run("zssr")
-    return Adapted(Upscaler(model, device=str(device), kernel=kernel), report, base, form)
+    upscaler = Upscaler(model, device=str(device), kernel=kernel)
+    return Adapted(upscaler, report, base, form, settings)

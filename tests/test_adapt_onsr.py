@@ -1,6 +1,7 @@
 """ONSR on small pictures: what it learns, what it never does, and what it refuses."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -54,12 +55,12 @@ def test_the_blur_is_approached(network, photograph):
     true = blur.isotropic(2.6, 17)
     lr = classical(photograph, true, 2)
     # The critic alone: a network that only interpolates tells the internal branch nothing.
-    config = ONSRConfig(batch=4, blur_rate=0.04, critic_rate=5e-4, adversarial=100.0)
+    config = ONSRConfig(batch=2, blur_rate=0.06, critic_rate=5e-4, adversarial=100.0)
     learner = ONSR(
         copy.deepcopy(network), lr, pool_for(lr, 2, LEAVES, config, 0), DeepLinear(2), config
     )
     before = blur.spread(learner.kernel())
-    for index in range(25):
+    for index in range(20):
         learner.step(index)
     assert before + 0.1 < blur.spread(learner.kernel().clamp(min=0)) < 3.5
 
@@ -171,8 +172,11 @@ def test_command_line(network, blurred, tmp_path, capsys):
     Image.fromarray(pixels[:40, :40]).save(tmp_path / "in.png")
     out, model = tmp_path / "out.png", ("--model", str(tmp_path / "model.safetensors"))
     command = ["upscale", str(tmp_path / "in.png"), str(out), *model, "--adapt"]
-    assert main([*command, "onsr", "--budget", "2 steps"]) == 0
+    report = tmp_path / "report.json"
+    assert main([*command, "onsr", "--budget", "2 steps", "--report", str(report)]) == 0
     assert "onsr: 2 steps" in capsys.readouterr().out and Image.open(out).size == (80, 80)
+    (about,) = json.loads(report.read_text())
+    assert about["adapt"]["steps"] == 2 and about["output"] == str(out)
     for arguments, message in [
         (("magic",), "adapt: expected one of onsr"),
         (("onsr", "--budget", "0s"), "budget: expected more than zero"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from pysr.cli.video import (
     refuse_video_options,
     upscale_clip,
 )
+from pysr.files import written_whole
 from pysr.upscaler import TILE, Upscaled, Upscaler
 
 
@@ -53,22 +55,26 @@ def run(options: argparse.Namespace) -> int:
     else:
         pairs = outputs(source, target, {**PICTURES, **CLIPS})
     videos = {source for source, target in pairs if is_video(source, target)}
-    if not videos:
-        refuse_video_options(options)
     known, learning = kernel(options.kernel), adaptation(options)
+    if not videos:
+        refuse_video_options(options, allowed=() if learning is None else ("--report",))
     restorer = upscaler(options) if len(videos) < len(pairs) else None
-    failures = []
+    failures, reports = [], []
     for source, target in pairs:
         try:
             if source in videos:
                 upscale_clip(options, source, target, learning)
             else:
-                _upscale_picture(restorer, source, target, known, learning, options)
+                about = _upscale_picture(restorer, source, target, known, learning, options)
+                reports.append(about)
         except ValueError as error:
             if len(pairs) == 1:
                 raise
             failures.append(source)
             print(f"pysr upscale: {error}", file=sys.stderr)
+    if options.report and not videos:
+        with written_whole(options.report) as beside:
+            beside.write_text(json.dumps(reports, indent=2) + "\n")
     if failures:
         raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
     return 0
@@ -76,35 +82,30 @@ def run(options: argparse.Namespace) -> int:
 
 def _upscale_picture(
     restorer: Upscaler, source: Path, target: Path, known, learning: dict | None, options
-) -> None:
-    started = time.perf_counter()
-    result = upscale_file(restorer, source, target, known, options.tile, options.exact, learning)
-    print(_line(source, target, result, time.perf_counter() - started), flush=True)
-
-
-def upscale_file(
-    restorer: Upscaler,
-    source,
-    target,
-    known=None,
-    tile: int = TILE,
-    exact: bool = False,
-    learning: dict | None = None,
-) -> Upscaled:
-    """Upscale one file to another; what the format cannot hold is refused before the work.
-
-    With `learning`, arguments of `pysr.adapt.taught`, a copy of the model is taught the picture
-    first, and a line says how that went.
-    """
-    picture = pictures.read(source)
-    pictures.check_writable(target, picture)
+) -> dict:
+    """Upscale one picture and print lines about it; returns what a report says of it."""
+    started, about = time.perf_counter(), {"input": str(source), "output": str(target)}
     if learning is not None:
+        picture = pictures.read(source)
+        pictures.check_writable(target, picture)
         device = str(restorer.device)
         adapted = taught(
             model=restorer.model, image=picture.pixels, kernel=known, device=device, **learning
         )
         print(f"{source}: {adapted.report.line()}", flush=True)
-        restorer, known = adapted.upscaler, None
+        # It restores with the blur that was found, or given.
+        restorer, known, about["adapt"] = adapted.upscaler, None, adapted.report.as_json()
+    result = upscale_file(restorer, source, target, known, options.tile, options.exact)
+    print(_line(source, target, result, time.perf_counter() - started), flush=True)
+    return about
+
+
+def upscale_file(
+    restorer: Upscaler, source, target, known=None, tile: int = TILE, exact: bool = False
+) -> Upscaled:
+    """Upscale one file to another; what the format cannot hold is refused before the work."""
+    picture = pictures.read(source)
+    pictures.check_writable(target, picture)
     result = restorer(picture.pixels, kernel=known, tile=tile, exact=exact)
     pictures.write(target, picture.with_pixels(result.image))
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pysr import pictures
@@ -46,9 +47,11 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, **settings)
 
 
-def refuse_video_options(options: argparse.Namespace) -> None:
-    """Raises ValueError, naming the options that were given though there is no video."""
-    given = [name for name in _OPTIONS if _value(options, name) not in (None, False)]
+def refuse_video_options(options: argparse.Namespace, allowed: Sequence[str] = ()) -> None:
+    """Raises ValueError, naming the options that were given though there is no video; but for
+    those `allowed`."""
+    refused = [name for name in _OPTIONS if name not in allowed]
+    given = [name for name in refused if _value(options, name) not in (None, False)]
     if given:
         raise ValueError(f"{', '.join(given)}: for video only, and {options.input} is none")
 

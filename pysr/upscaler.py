@@ -29,10 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays, blur, engines
-from pysr.degrade import classical, imresize
 from pysr.estimation import Crop, Estimate, estimation_of
 from pysr.nets import load_model
 from pysr.nets.parts import AFFORDABLE_HALO
+from pysr.ops import blur_decimate
+from pysr.resize import imresize
 from pysr.tiling import informative_crops, scaled, spans, tiles, whole
 
 DEFAULT_MODEL = "dan-lite-x4"
@@ -121,7 +122,7 @@ class Upscaler:
         precision: str = "auto",
     ):
         self.device = usable_device(device)
-        self.scale = getattr(model, "config", model).scale
+        self.scale = _scale_of(model)
         self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
         self._halo = getattr(model, "halo", AFFORDABLE_HALO)
@@ -296,7 +297,7 @@ class Upscaler:
         for rows, columns, crop in crops:
             sr = out[:, :3, s * rows.start : s * rows.stop, s * columns.start : s * columns.stop]
             sr = arrays.as_float(sr)
-            again = classical(sr, kernel, s, quantise=False)
+            again = imresize(blur_decimate(sr, kernel[None].to(sr)), 1 / s)
             # The crop's border is blurred with what lies outside it, which a crop does not have.
             margin = min(math.ceil(kernel.shape[-1] / 2 / s) + 2, (min(crop.shape[-2:]) - 1) // 2)
             inner = slice(margin, -margin or None)
@@ -305,6 +306,14 @@ class Upscaler:
             error += float((difference**2).sum())
             count += difference.numel()
         return math.inf if error == 0 else -10 * math.log10(error / count)
+
+
+def _scale_of(model: nn.Module) -> int:
+    scale = getattr(getattr(model, "config", model), "scale", None)
+    if scale is None:
+        kind = type(model).__name__
+        raise ValueError(f"model: expected a scale, as scale or config.scale; a {kind} has none")
+    return scale
 
 
 def _kernels(picture: arrays.Unpacked, found: list[Estimate]):

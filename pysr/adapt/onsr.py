@@ -58,7 +58,7 @@ class ONSRConfig:
         patch, batch: of LR pixels; a smaller picture makes smaller patches. The discriminators see
             the middle 32x32, and below that there are none.
         learning_rate: of Gr.
-        blur_rate: of Gd.
+        blur_rate: of Gd, as the share of a layer's sum that a step moves at most.
         critic_rate: of the discriminators.
         adversarial: lambda of equation 9.
         begin: what Gd begins as: "gaussians", the paper's, or "estimate", what DAN makes of the
@@ -69,9 +69,9 @@ class ONSRConfig:
     joint: bool = False
     patch: int = 32
     batch: int = 8
-    learning_rate: float = 2e-4
-    blur_rate: float = 1e-3
-    critic_rate: float = 1e-4
+    learning_rate: float = 5e-4
+    blur_rate: float = 0.02
+    critic_rate: float = 3e-4
     adversarial: float = 1.0
     begin: str = "gaussians"
 
@@ -145,7 +145,11 @@ class ONSR:
         taught = self.model.Restorer if isinstance(model, DAN) else self.model
         groups = [{"params": list(taught.parameters()), "lr": config.learning_rate}]
         if "internal" in self.uses or config.joint:
-            groups.append({"params": list(self.blur.parameters()), "lr": config.blur_rate})
+            # Adam moves every tap by about its rate: the larger a layer, the smaller its taps.
+            groups += [
+                {"params": [layer], "lr": config.blur_rate / layer.numel()}
+                for layer in self.blur.parameters()
+            ]
         self.optimiser = torch.optim.Adam(groups, fused=True)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)

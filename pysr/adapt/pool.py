@@ -24,10 +24,10 @@ from torch import Tensor
 from pysr import pictures
 
 LEAVES = "leaves"  # the name of the pool that is drawn
-COUNT = 12  # pictures in it
+COUNT = 8  # pictures in it
 SIDE = 256  # of each, in pixels
-SHAPES = 1000  # on each, which cover it about three times
-RADII = (2.5, 80.0)  # of the shapes, in pixels; their density falls with the third power
+SHAPES = 600  # on each, which cover it about twice
+RADII = (3.5, 90.0)  # of the shapes, in pixels; their density falls with the third power
 _SUBPIXEL = 4  # bits of a corner's position
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays
-from pysr.adapt.pairs import LEAST_SIDE
 from pysr.nets import DAN, SHIPPED, load_model
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
 
+LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
 JUDGED_SIDE = 128  # LR pixels, at most
 
 

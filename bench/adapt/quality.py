@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from pysr import arrays, pictures
 from pysr.adapt import Budget, ONSRConfig
 from pysr.adapt.anytime import Anytime
-from pysr.adapt.onsr import ONSR
-from pysr.adapt.picture import estimated_kernel
+from pysr.adapt.onsr import ONSR, first_blur
 from pysr.adapt.pool import LEAVES, Patches, open_pool
-from pysr.degrade.deep_linear import DeepLinear, GivenBlur
+from pysr.degrade.deep_linear import GivenBlur
 from pysr.evaluate import psnr
 from pysr.evaluate.protocols import Case, cases
 from pysr.files import written_whole
@@ -38,8 +37,8 @@ PICTURES = (
 SEED = 0
 CPU = torch.device("cpu")
 LARGEST = 4 * (32 + 2 * 5)  # pixels of a sharp patch at x4, with its margin
-QUICK = ONSRConfig(batch=2)  # what a step costs decides how many a processor can do
-FOUND = replace(QUICK, begin="estimate", blur_rate=0.005)
+FOUND = ONSRConfig(batch=2)  # what a step costs decides how many a processor can do
+QUICK = replace(FOUND, begin="gaussians", blur_rate=0.02)
 METHODS = {
     "onsr": QUICK,
     "onsr, DAN's blur": FOUND,
@@ -49,8 +48,8 @@ METHODS = {
     "joint": replace(QUICK, joint=True),
     "ib-eb-gsr": replace(QUICK, variant="ib-eb-gsr"),
     "ebsr, DAN's blur": replace(FOUND, variant="ebsr"),
-    "dead leaves": QUICK,
-    "true blur": QUICK,
+    "dead leaves": FOUND,
+    "true blur": FOUND,
 }
 
 
@@ -73,10 +72,8 @@ def learn(method: str, case: Case, model: nn.Module, pool: Patches, steps: int) 
     scale, config = model.config.scale, METHODS[method]
     if method == "true blur":
         degradation = GivenBlur(scale, case.kernel, "decimate")
-    elif config.begin == "estimate":
-        degradation = DeepLinear(scale, estimated_kernel(case.lr, model, case.lr.device))
     else:
-        degradation = DeepLinear(scale)
+        degradation = first_blur(case.lr, model, config)
     learner = Watched(copy.deepcopy(model), case.lr, pool, degradation, config, SEED)
     learner.watch(case.hr)
     loop = Anytime(learner, [case.lr], scale, Budget(steps=steps), time.perf_counter())
@@ -134,14 +131,14 @@ def main() -> None:
     lines = [json.loads(line) for line in options.log.read_text().splitlines()]
     done = {(line["method"], line["scale"], line["picture"], line["steps"]) for line in lines}
     drawn, pool = (open_pool(source, LARGEST, SEED, CPU) for source in (LEAVES, options.pool))
-    for method in options.method or METHODS:
-        for scale in options.scale or (2, 4):
-            model = load_model(options.model.format(scale=scale))
-            for index, name in enumerate(PICTURES):
+    for scale in options.scale or (2, 4):
+        model = load_model(options.model.format(scale=scale))
+        for index, name in enumerate(PICTURES):
+            hr = arrays.unpack(pictures.read(options.data / f"{name}.png").pixels).rgb
+            (case,) = cases("div2krk", scale, hr, index, SEED)
+            for method in options.method or METHODS:
                 if (method, scale, name, options.steps) in done:
                     continue
-                hr = arrays.unpack(pictures.read(options.data / f"{name}.png").pixels).rgb
-                (case,) = cases("div2krk", scale, hr, index, SEED)
                 leaves = method == "dead leaves"
                 result = learn(method, case, model, drawn if leaves else pool, options.steps)
                 keys = {"method": method, "scale": scale, "picture": name, "steps": options.steps}

@@ -36,7 +36,7 @@ def test_no_budget_is_one_line(value):
 class Brightness:
     """A picture 1.5 times too bright, and darker by `rate` with every step, past what is right."""
 
-    finished = False
+    finished, settled = False, True
 
     def __init__(self, rate: float, interrupt: int | None = None):
         self.model = torch.nn.Conv2d(1, 1, 1, bias=False)

@@ -16,15 +16,15 @@ from pysr.nets.parts import BicubicUpsample
 from pysr.upscaler import Upscaler
 
 BLUR = blur.anisotropic(1.6, 0.8, 0.6, 13)
-SMALL = ZSSRConfig(layers=4, features=16, patch=32)
+SMALL = ZSSRConfig(layers=4, features=16, patch=32, rates=Rates(2e-3, 10.0, 1e-6))
 
 
 @pytest.fixture(scope="module")
 def brickwork():
-    """(1, 3, 96, 96) in [0, 1]: one brick over and over, so that a picture teaches itself."""
-    y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
-    row = y // 8
-    mortar = (y % 8 < 2) | ((x + 7 * (row % 2)) % 15 < 2)
+    """(1, 3, 128, 128) in [0, 1]: one brick over and over, so that the picture teaches itself."""
+    y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    row = y // 18
+    mortar = (y % 18 < 5) | ((x + 17 * (row % 2)) % 34 < 5)
     brick = torch.tensor([0.65, 0.3, 0.2])[:, None, None] * (0.8 + 0.2 * (row % 3 == 0))
     return torch.where(mortar, torch.tensor(0.8), brick)[None].float()
 
@@ -37,23 +37,23 @@ def photograph():
 
 def test_a_picture_that_repeats_itself_teaches_more_than_its_blur(brickwork):
     lr = classical(brickwork, BLUR, 2)
-    learned = adapt.zssr(lr, 2, budget=150, kernel=BLUR, config=SMALL, device="cpu")
+    learned = adapt.zssr(lr, 2, budget=250, kernel=BLUR, config=SMALL, device="cpu")
     assert not learned.report.rolled_back
     restored = psnr(learned.upscaler(lr).image, brickwork, 2)
-    assert restored > psnr(imresize(lr, 2), brickwork, 2) + 3
-    # Of which back-projection alone explains a part.
+    assert restored > psnr(imresize(lr, 2), brickwork, 2) + 2.5
+    # Of that, back-projection alone explains a part.
     corrected = BackProjected(BicubicUpsample(2), GivenBlur(2, BLUR))
-    assert restored > psnr(corrected(lr), brickwork, 2) + 0.5
+    assert restored > psnr(corrected(lr), brickwork, 2) + 0.7
 
 
 def test_the_same_seed_learns_the_same(brickwork):
     lr = classical(brickwork, BLUR, 2)
-    first, second = (
-        adapt.zssr(lr, 2, budget=3, kernel=BLUR, config=SMALL, device="cpu") for _ in range(2)
-    )
-    assert torch.equal(first.upscaler(lr).image, second.upscaler(lr).image)
-    other = adapt.zssr(lr, 2, budget=3, kernel=BLUR, config=SMALL, device="cpu", seed=1)
-    assert not torch.equal(first.upscaler(lr).image, other.upscaler(lr).image)
+
+    def losses(seed):
+        learned = adapt.zssr(lr, 2, budget=3, kernel=BLUR, config=SMALL, device="cpu", seed=seed)
+        return [check.loss for check in learned.report.history]
+
+    assert losses(0) == losses(0) != losses(1)
 
 
 def test_x4_is_reached_in_two_steps_that_both_learn(brickwork):
@@ -102,7 +102,8 @@ def test_noise_is_put_on_what_is_learned_from():
 
 
 def test_only_a_falling_line_keeps_the_rate():
-    step, scatter = np.arange(256), np.random.default_rng(0).normal(0, 0.1, 256)
+    step = np.arange(256)
+    scatter = 0.1 * (-1.0) ** step
     assert not stalled(1 - 0.002 * step + scatter)
     assert stalled(1 + 0 * step + scatter)
     assert stalled(1 + 0.002 * step + scatter)
@@ -187,7 +188,7 @@ def test_there_is_always_a_picture(picture):
 
 def test_a_run_that_diverges_is_undone(photograph):
     wild = ZSSRConfig(layers=4, features=16, patch=32, rates=Rates(10.0, 10.0, 1e-6))
-    learned = adapt.zssr(photograph, 2, budget=60, kernel=BLUR, config=wild, device="cpu")
+    learned = adapt.zssr(photograph, 2, budget=150, kernel=BLUR, config=wild, device="cpu")
     assert learned.report.rolled_back and "diverged" in learned.report.reason
     corrected = BackProjected(BicubicUpsample(2), GivenBlur(2, BLUR))
     torch.testing.assert_close(

@@ -35,10 +35,13 @@ class Learner(Protocol):
     Attributes:
         model: what is taught, in place; its weights are kept or put back.
         finished: nothing is left to learn, whatever is left of the budget.
+        settled: falling behind the unadapted weights is a bad sign by now; a network that begins
+            from nothing does so at first.
     """
 
     model: nn.Module
     finished: bool
+    settled: bool
 
     def step(self, index: int) -> Tensor:
         """Learn once; returns the loss, a detached number on the device."""
@@ -172,7 +175,7 @@ class Anytime:
         score = self._score(current)
         unadapted = self._scored(self.start)
         self.history.append(Check(self.steps, self._elapsed(), loss, score, unadapted))
-        if not score > unadapted - WORST:
+        if self.learner.settled and not score > unadapted - WORST:
             raise _Diverged(
                 f"consistency {score:.1f} dB at step {self.steps}, unadapted {unadapted:.1f} dB"
             )

@@ -121,7 +121,7 @@ class ONSR:
         seed: of the patches and the discriminators' weights.
     """
 
-    finished = False
+    finished, settled = False, True
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pysr.adapt.onsr import inside
+from pysr.adapt.picture import LEAST_SIDE
 from pysr.adapt.pool import Patches
 from pysr.degrade import to_8bit
 from pysr.degrade.deep_linear import GivenBlur
@@ -34,14 +35,14 @@ def own_pairs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The picture (1, 3, H, W) against itself degraded: (batch, 3, p/s, p/s) and (batch, 3, p, p).
 
-    Fathers are flipped, turned and taken at random sizes, as far as these hold a patch. A picture
-    smaller than a patch makes smaller patches. What mirrored borders reach is cut off.
+    Fathers are flipped, turned and taken at random sizes. A small picture makes smaller patches, so
+    that it too can be taken smaller. Most of what mirrored borders reach is cut off.
     """
     scale, device = degradation.scale, picture.device
     side = min(picture.shape[-2:])
-    patch = min(patch, side) // scale * scale
+    patch = min(patch, max(side // 2, scale * LEAST_SIDE)) // scale * scale
     reach = math.ceil((len(degradation.known) + len(degradation.bicubic)) / 2 / scale)
-    border = min(reach, (side - patch) // (2 * scale))
+    border = min(reach, patch // (8 * scale), (side - patch) // (2 * scale))
     size = patch + 2 * scale * border
     sizes = [f for f in FATHERS if f == 1 or math.ceil(side * f) >= size]
     fathers = Patches([imresize(picture, f)[0].clamp(0, 1) for f in sizes], device)

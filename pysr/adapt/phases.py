@@ -21,6 +21,10 @@ Pairs = Iterator[tuple[Tensor, Tensor]]
 # The end of a phase over which its learning rate falls linearly to 0: Adam's scatter at a rate that
 # learns fast costs more than the steps do. A budget is mostly spent before any line fit says so.
 COOLDOWN = 0.4
+# Steps over which it rises to what it is: Adam's first steps know nothing of how far to go.
+WARM_UP = 20
+# Steps of a turn in which its network may make things worse: it mostly begins from nothing.
+SETTLING = 100
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Phases:
     def restore(self, lr: Tensor) -> Tensor:
         return (self._unadapted if self._turn is None else self._adapted)(lr)
 
+    @property
+    def settled(self) -> bool:
+        return self._turn is not None and self._turn.steps > SETTLING
+
     def kernel(self) -> Tensor:
         return self._kernel
 
@@ -103,7 +111,7 @@ class _Turn:
 
     def __init__(self, phase: Phase, first: float, last: float):
         self.phase, self._first, self._last = phase, first, last
-        self._pairs = phase.begin()
+        self._pairs, self.steps = phase.begin(), 0
         parameters = list(phase.network.parameters())
         rates = phase.rates
         self.rates = LineFit(rates.rate, rates.divide_by, rates.stop_at, parameters[0].device)
@@ -115,11 +123,13 @@ class _Turn:
     def step(self, spent: float) -> Tensor:
         left = (self._last - spent) / max(COOLDOWN * (self._last - self._first), 1e-9)
         for group in self._optimiser.param_groups:
-            group["lr"] = self.rates.rate * min(max(left, 0.0), 1.0)
+            begun = (self.steps + 1) / WARM_UP
+            group["lr"] = self.rates.rate * min(max(left, 0.0), begun, 1.0)
         seen, wanted = next(self._pairs)
         loss = self.phase.loss(self.phase.network(seen), wanted)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
         self.rates.see(loss.detach())
+        self.steps += 1
         return loss.detach()

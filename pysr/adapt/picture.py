@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from pysr import arrays
 from pysr.nets import DAN, SHIPPED, load_model
+from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
 
 LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
+JUDGED_SIDE = 128  # LR pixels, at most
 
 
 def one_picture(image, scale: int, device: torch.device) -> Tensor:
@@ -29,6 +31,15 @@ def one_picture(image, scale: int, device: torch.device) -> Tensor:
             f"{width}x{height}"
         )
     return rgb.to(device)
+
+
+def judged_on(lr: Tensor) -> list[Tensor]:
+    """The parts of (1, 3, H, W) that weights are judged by: a look costs but a few steps."""
+    parts = []
+    for _, _, crop in informative_crops(lr):
+        top, left = (max(n - JUDGED_SIDE, 0) // 2 for n in crop.shape[-2:])
+        parts.append(crop[..., top : top + JUDGED_SIDE, left : left + JUDGED_SIDE])
+    return parts
 
 
 def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tensor:

@@ -27,11 +27,10 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished, symmetries
 from pysr.adapt.pairs import own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import one_picture
+from pysr.adapt.picture import judged_on, one_picture
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.nets.parts import BicubicUpsample, check_scale
-from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler, usable_device
 
 STEPS = {2: (2,), 3: (3,), 4: (2, 2)}  # gradual scales, by the factor that they come to
@@ -63,8 +62,8 @@ class Learning:
     """How a network learns a picture from itself.
 
     Attributes:
-        patch, batch: of pixels of what is restored, per step of learning (the paper: 128 and 1; on
-            a CPU four times as many steps of a quarter of the size teach more in the same time).
+        patch, batch: of pixels of what is restored, per step of learning. ZSSR's patch is 128; in
+            the time of one step on a CPU, this makes four.
         noise: standard deviation, in [0, 1] units, of the picture's noise. It is put on what is
             learned from, and the result is not back-projected.
         rates: of learning.
@@ -230,7 +229,6 @@ def zssr(
     network = model.network.network
     phases = zssr_phases(network, kernel, downsample, lambda: lr, config, seed)
     learner = Phases(model, phases, network, network, kernel, budget, started)
-    crops = [crop for _, _, crop in informative_crops(lr)]
-    report = Anytime(learner, crops, scale, budget, started, downsample).run("zssr")
+    report = Anytime(learner, judged_on(lr), scale, budget, started, downsample).run("zssr")
     upscaler = Upscaler(model, device=str(device), kernel=kernel)
     return Adapted(upscaler, report, base, form, settings)

@@ -45,6 +45,15 @@ def test_lines_where_there_is_no_terminal_and_a_report(small, tiny_model, tmp_pa
     assert (shot["first"], shot["stop"]) == (0, 5) and shot["consistency"] is not None
 
 
+def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys):
+    plain, taught = tmp_path / "plain.mkv", tmp_path / "taught.mkv"
+    model = ("--model", tiny_model)
+    assert run("upscale", small, plain, *model) == 0
+    assert run("upscale", small, taught, *model, "--adapt", "onsr", "--budget", "2s") == 0
+    assert f"{small}: onsr: " in capsys.readouterr().err
+    assert decoded(plain) != decoded(taught)
+
+
 def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
     folder, results = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -78,7 +87,11 @@ def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):
         ),
         (("{clip}", "{clip}"), "overwrite its source"),
         (("{clip}", "{tmp}/none/o.mkv"), "no folder"),
-        (("{clip}", "{tmp}/o.mkv", "--adapt", "onsr"), "adapt: no method"),
+        (("{clip}", "{tmp}/o.mkv", "--adapt", "zssr"), "adapt: expected onsr for a clip"),
+        (
+            ("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--budget", "9 steps"),
+            "budget: expected seconds",
+        ),
         (("{clip}", "{tmp}/o.mkv", "--codec", "h999"), "h999"),
         (("{clip}", "{tmp}/o.mkv", "--stream", "7"), "stream"),
         (("{clip}", "{tmp}/o.mkv", "--segment", "0"), "at least 1 frame"),

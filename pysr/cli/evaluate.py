@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pysr import degrade
+from pysr.cli.options import adaptation, add_adapt_arguments
 from pysr.evaluate import PROTOCOLS, evaluate
 from pysr.files import written_whole
 from pysr.nets import SHIPPED
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0, help="of div2krk's kernels (default: 0)")
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    add_adapt_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write the table as JSON too")
 
 
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             limit=options.limit,
             device=options.device,
+            learning=adaptation(options),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if options.json:

@@ -11,6 +11,8 @@ import numpy as np
 from torch import nn
 
 from pysr import pictures
+from pysr.adapt.budget import Budget
+from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
 from pysr.nets import SHIPPED, load_model
 from pysr.upscaler import DEFAULT_MODEL, Upscaler
@@ -31,6 +33,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
+    """--adapt, --budget and --hr-pool, as `adaptation` reads them."""
+    group = parser.add_argument_group("learning at test time")
+    group.add_argument("--adapt", metavar="METHOD", help=f"teach the model: {', '.join(METHODS)}")
+    group.add_argument(
+        "--budget", help='for each picture or shot, "10s" or "200 steps" (default: 10s)'
+    )
+    group.add_argument(
+        "--hr-pool", metavar="DIR", help="sharp pictures for onsr (default: drawn ones)"
+    )
+
+
+def adaptation(options: argparse.Namespace) -> dict | None:
+    """How to call `pysr.adapt.taught`, or None without --adapt."""
+    if options.adapt is None:
+        given = [name for name in ("budget", "hr_pool") if getattr(options, name) is not None]
+        if given:
+            raise ValueError(f"--{given[0].replace('_', '-')}: means nothing without --adapt")
+        return None
+    check_method(options.adapt, options.hr_pool)
+    budget = Budget.of("10s" if options.budget is None else options.budget)
+    return {"method": options.adapt, "budget": budget, "hr_pool": options.hr_pool}
 
 
 def model(options: argparse.Namespace) -> nn.Module:

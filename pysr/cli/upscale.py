@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 from pysr import pictures
+from pysr.adapt import taught
 from pysr.cli import CommandError
-from pysr.cli.options import add_model_arguments, kernel, upscaler
+from pysr.cli.options import (
+    adaptation,
+    add_adapt_arguments,
+    add_model_arguments,
+    kernel,
+    upscaler,
+)
 from pysr.cli.video import (
     add_video_arguments,
     inputs_and_outputs,
@@ -17,6 +25,7 @@ from pysr.cli.video import (
     refuse_video_options,
     upscale_clip,
 )
+from pysr.files import written_whole
 from pysr.upscaler import TILE, Upscaled, Upscaler
 
 
@@ -33,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the published loop: every iteration on the whole picture, in one piece",
     )
+    add_adapt_arguments(parser)
     add_video_arguments(parser)
 
 
@@ -40,31 +50,49 @@ def run(options: argparse.Namespace) -> int:
     source, target = Path(options.input), Path(options.output)
     pairs = inputs_and_outputs(source, target)
     videos = {source for source, target in pairs if is_video(source, target)}
+    known, learning = kernel(options.kernel), adaptation(options)
     if not videos:
-        refuse_video_options(options)
-    known = kernel(options.kernel)
+        refuse_video_options(options, allowed=() if learning is None else ("--report",))
     restorer = upscaler(options) if len(videos) < len(pairs) else None
-    failures = []
+    failures, reports = [], []
     for source, target in pairs:
         try:
             if source in videos:
-                upscale_clip(options, source, target)
+                upscale_clip(options, source, target, learning)
             else:
-                _upscale_picture(restorer, source, target, known, options)
+                about = _upscale_picture(restorer, source, target, known, learning, options)
+                reports.append(about)
         except ValueError as error:
             if len(pairs) == 1:
                 raise
             failures.append(source)
             print(f"pysr upscale: {error}", file=sys.stderr)
+    if options.report and not videos:
+        with written_whole(options.report) as beside:
+            beside.write_text(json.dumps(reports, indent=2) + "\n")
     if failures:
         raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
     return 0
 
 
-def _upscale_picture(restorer: Upscaler, source: Path, target: Path, known, options) -> None:
-    started = time.perf_counter()
+def _upscale_picture(
+    restorer: Upscaler, source: Path, target: Path, known, learning: dict | None, options
+) -> dict:
+    """Upscale one picture and print lines about it; returns what a report says of it."""
+    started, about = time.perf_counter(), {"input": str(source), "output": str(target)}
+    if learning is not None:
+        picture = pictures.read(source)
+        pictures.check_writable(target, picture)
+        device = str(restorer.device)
+        adapted = taught(
+            model=restorer.model, image=picture.pixels, kernel=known, device=device, **learning
+        )
+        print(f"{source}: {adapted.report.line()}", flush=True)
+        # It restores with the blur that was found, or given.
+        restorer, known, about["adapt"] = adapted.upscaler, None, adapted.report.as_json()
     result = upscale_file(restorer, source, target, known, options.tile, options.exact)
     print(_line(source, target, result, time.perf_counter() - started), flush=True)
+    return about
 
 
 def upscale_file(

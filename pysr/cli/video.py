@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pysr import pictures
+from pysr.adapt.pool import LEAVES
+from pysr.adapt.shots import ShotTeacher
 from pysr.cli.options import PICTURES, kernel, model, outputs
 from pysr.cli.progress import FORMS, shown
 from pysr.files import written_whole
 from pysr.video import images, upscale
+from pysr.video.adapting import BUDGET
 from pysr.video.segments import LENGTH
 
 # What is taken from a folder for a clip, and the container of its result: its own where that holds
@@ -32,7 +36,6 @@ _OPTIONS = {
     "--jobs": dict(type=int, metavar="N", help="processes, or workers of a cluster (default: 1)"),
     "--cluster": dict(metavar="ADDRESS", help="a Ray cluster; local begins one here"),
     "--restart": dict(action="store_true", help="forget what an earlier run has done"),
-    "--adapt": dict(metavar="METHOD", help="teach the model each shot (no method ships yet)"),
     "--progress": dict(choices=FORMS, help="default: a bar on a terminal, else lines"),
     "--report": dict(metavar="FILE", help="write what was done as JSON"),
 }
@@ -44,9 +47,11 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, **settings)
 
 
-def refuse_video_options(options: argparse.Namespace) -> None:
-    """Raises ValueError, naming the options that were given though there is no video."""
-    given = [name for name in _OPTIONS if _value(options, name) not in (None, False)]
+def refuse_video_options(options: argparse.Namespace, allowed: Sequence[str] = ()) -> None:
+    """Raises ValueError, naming the options that were given though there is no video; but for
+    those `allowed`."""
+    refused = [name for name in _OPTIONS if name not in allowed]
+    given = [name for name in refused if _value(options, name) not in (None, False)]
     if given:
         raise ValueError(f"{', '.join(given)}: for video only, and {options.input} is none")
 
@@ -70,13 +75,25 @@ def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     return outputs(source, target, {**PICTURES, **CLIPS})
 
 
-def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> None:
-    """Upscale one clip as the options say; prints a line, or JSON, about it."""
+def teacher(learning: dict | None) -> tuple[ShotTeacher | None, float]:
+    """What teaches a clip's shots, and the seconds it has for each, of what `adaptation` gave.
 
-    if options.adapt is not None:
-        raise ValueError(
-            "adapt: no method comes with this version; pysr.video.upscale(adapt=...) takes yours"
-        )
+    Raises ValueError for a method that is not for clips, or a budget in steps.
+    """
+    if learning is None:
+        return None, BUDGET
+    if learning["method"] != "onsr":
+        raise ValueError(f"adapt: expected onsr for a clip, got {learning['method']!r}")
+    if learning["budget"].seconds is None:
+        raise ValueError('budget: expected seconds for a clip\'s shots, like "10s"')
+    return ShotTeacher(learning["hr_pool"] or LEAVES), learning["budget"].seconds
+
+
+def upscale_clip(
+    options: argparse.Namespace, source: Path, target: Path, learning: dict | None = None
+) -> None:
+    """Upscale one clip as the options say; prints a line, or JSON, about it."""
+    adapt, seconds = teacher(learning)
     with shown(options.progress or "auto") as progress:
         report = upscale(
             source,
@@ -87,6 +104,8 @@ def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> Non
             precision=options.precision,
             tile=options.tile,
             kernel=kernel(options.kernel),
+            adapt=adapt,
+            adapt_budget=seconds,
             stream=options.stream,
             codec=options.codec,
             crf=options.crf,
@@ -98,6 +117,8 @@ def upscale_clip(options: argparse.Namespace, source: Path, target: Path) -> Non
             restart=options.restart,
             progress=progress,
         )
+    for taught in [] if adapt is None else adapt.reports:
+        print(f"{source}: {taught.line()}", file=sys.stderr)
     if options.report:
         with written_whole(options.report) as beside:
             beside.write_text(json.dumps(report.as_json(), indent=2) + "\n")

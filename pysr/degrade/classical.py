@@ -43,9 +43,9 @@ def classical(
         ValueError: for a scale, downsampler or noise kind outside these; for noise below zero; and
             as `pysr.ops.blur_decimate` for shapes.
     """
-    _check_choice("scale", scale, SCALES)
-    _check_choice("downsample", downsample, DOWNSAMPLERS)
-    _check_choice("noise_kind", noise_kind, NOISES)
+    check_choice("scale", scale, SCALES)
+    check_choice("downsample", downsample, DOWNSAMPLERS)
+    check_choice("noise_kind", noise_kind, NOISES)
     if kernels.ndim == 2:
         kernels = kernels.expand(len(hr), -1, -1)
     kernels = kernels.to(hr)
@@ -129,6 +129,7 @@ class RandomDegradation:
         return lr, kernels
 
 
-def _check_choice(name: str, value, choices) -> None:
+def check_choice(name: str, value, choices) -> None:
+    """Raises ValueError, naming what was expected, for a value outside `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")

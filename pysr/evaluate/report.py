@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pysr import blur, pictures
+from pysr.adapt import taught
 from pysr.degrade import LearnedDegradation, imresize, to_8bit
 from pysr.evaluate.metrics import psnr, ssim
 from pysr.evaluate.protocols import Case, cases, learned_cases
@@ -85,6 +86,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     device: str = "auto",
+    learning: dict | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Measure bicubic interpolation and some models on a folder of HR pictures.
@@ -95,6 +97,8 @@ def evaluate(
         data: a folder of HR pictures; grey ones are taken as RGB.
         models: names or files as for `pysr.load`; each must have this scale.
         limit: only the first so many pictures.
+        learning: arguments of `pysr.adapt.taught`, by which each model is also measured after it
+            was taught every case by itself.
         progress: called with pictures done and in all.
     Raises:
         ValueError: for a model of another scale, an empty folder, and as `cases` and `pysr.load`.
@@ -104,7 +108,10 @@ def evaluate(
         raise ValueError(f"protocol: this degradation is x{protocol.scale}, expected x{scale}")
     upscalers = {str(name): load(name, scale=scale, device=device) for name in models}
     methods = {INTERPOLATION: lambda case: (imresize(case.lr, scale), None)}
-    methods |= {name: _blind(upscaler) for name, upscaler in upscalers.items()}
+    for name, upscaler in upscalers.items():
+        methods[name] = _blind(upscaler)
+        if learning is not None:
+            methods[f"{name}, {learning['method']}"] = _adapted(upscaler, learning)
     paths = pictures.listing(data)[:limit]
     scores = {name: [] for name in methods}
     for index, path in enumerate(paths):
@@ -128,6 +135,15 @@ def _blind(upscaler: Upscaler) -> Callable[[Case], tuple[Tensor, Tensor]]:
     def method(case: Case) -> tuple[Tensor, Tensor | None]:
         result = upscaler(case.lr)
         return result.image, result.kernel
+
+    return method
+
+
+def _adapted(upscaler: Upscaler, learning: dict) -> Callable[[Case], tuple[Tensor, Tensor]]:
+    def method(case: Case) -> tuple[Tensor, Tensor]:
+        device = str(upscaler.device)
+        adapted = taught(model=upscaler.model, image=case.lr, device=device, **learning)
+        return adapted.upscaler(case.lr).image, adapted.report.kernel
 
     return method
 

@@ -1,0 +1,198 @@
+"""The loop that every method runs in: it can be stopped at any time, and never makes things worse.
+
+Nobody knows the picture that is wanted, so weights are judged by what is known: the restored
+picture, degraded again by the blur found so far, must give the picture that came in. Figures under
+different blurs cannot be compared: a wrong one may be met perfectly. So the restorations of the
+best weights so far and of the first ones are kept, and at every look all are judged anew under the
+blur of that moment. In the end the best must beat the unadapted weights under the last blur, or
+those are put back.
+
+Nothing between two looks waits for the device: losses are summed on it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pysr.adapt.budget import Budget
+from pysr.adapt.report import Check, Report
+from pysr.degrade import classical
+
+LOOK_EVERY = 20  # steps
+CLEAR = 10 * math.log10(12 * 255**2)  # dB, the noise of rounding to 8 bits: more tells nothing
+WORST = 3.0  # dB under the unadapted weights, below which learning has gone astray
+
+
+class Learner(Protocol):
+    """A method at work on one picture.
+
+    Attributes:
+        model: what is taught, in place; its weights are kept or put back.
+        finished: nothing is left to learn, whatever is left of the budget.
+        settled: falling behind the unadapted weights is a bad sign by now; a network that begins
+            from nothing does so at first.
+    """
+
+    model: nn.Module
+    finished: bool
+    settled: bool
+
+    def step(self, index: int) -> Tensor:
+        """Learn once; returns the loss, a detached number on the device."""
+
+    def restore(self, lr: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, 3, s*H, s*W), by the weights as they are."""
+
+    def kernel(self) -> Tensor:
+        """(k, k), the blur as far as it is known, detached."""
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    step: int
+    weights: dict[str, Tensor]
+    restored: list[Tensor]
+
+
+class _Diverged(Exception):
+    """Learning has gone astray; the message says how that was seen."""
+
+
+def consistency(
+    lr: list[Tensor],
+    sr: list[Tensor],
+    kernel: Tensor,
+    scale: int,
+    downsample: str = "bicubic",
+) -> float:
+    """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again by `kernel`.
+
+    A border as wide as the blur's reach is left out: what lies outside a crop is not known. At most
+    CLEAR; NaN where a restoration has one.
+    """
+    error, count = 0.0, 0
+    for one, restored in zip(lr, sr, strict=True):
+        reach = math.ceil(kernel.shape[-1] / 2 / scale) + 2
+        margin = min(reach, (min(one.shape[-2:]) - 1) // 2)
+        inner = (..., slice(margin, -margin or None), slice(margin, -margin or None))
+        again = classical(restored, kernel, scale, downsample=downsample, quantise=False)
+        difference = (again - one)[inner]
+        error = error + (difference**2).sum()
+        count += difference.numel()
+    error = float(error) / count
+    return min(-10 * math.log10(max(error, 1e-12)), CLEAR)
+
+
+class Anytime:
+    """Runs a learner within a budget.
+
+    Args:
+        lr: crops (1, 3, H, W) of the picture, by which weights are judged.
+        scale: of the restoration.
+        started: `time.perf_counter()` when the method was called; the budget counts from there.
+        downsample: what the blur comes with, as in `pysr.degrade.classical`.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        lr: list[Tensor],
+        scale: int,
+        budget: Budget,
+        started: float,
+        downsample: str = "bicubic",
+    ):
+        self.learner, self.lr, self.scale, self.downsample = learner, lr, scale, downsample
+        self.budget, self.started = budget, started
+        self.steps, self.history = 0, []
+        before = time.perf_counter()
+        self.start = self.best = self._snapshot(self._restored())
+        self.kernel = learner.kernel()
+        self._scored(self.start)
+        self.look_seconds = time.perf_counter() - before  # kept free for the last look
+
+    def run(self, method: str) -> Report:
+        """Teach until the budget is spent; leaves the best weights in the learner's model.
+
+        Ctrl-C ends it early. So does a loss that is not finite, or a restoration that falls
+        far behind the unadapted one; the report then says so.
+        """
+        try:
+            reason = self._learn()
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        except _Diverged as error:
+            reason = f"diverged: {error}"
+        before, after = self._scored(self.start), self._scored(self.best)
+        rolled_back = self.best is self.start or not after > before
+        kept = self.start if rolled_back else self.best
+        self.learner.model.load_state_dict(kept.weights)
+        if rolled_back:
+            after, outcome = before, "nothing learned was better, the model is as it was"
+        else:
+            outcome = f"kept step {kept.step}"
+        return Report(
+            method=method,
+            steps=self.steps,
+            seconds=self._elapsed(),
+            kernel=self.kernel.float().cpu(),
+            consistency_before=before,
+            consistency_after=after,
+            rolled_back=rolled_back,
+            reason=f"{reason}; {outcome}",
+            history=tuple(self.history),
+        )
+
+    def _learn(self) -> str:
+        total, looked = 0.0, 0
+        while not self._spent():
+            total = total + self.learner.step(self.steps)
+            self.steps += 1
+            if self.steps % LOOK_EVERY == 0 or self._spent():
+                self._look(float(total) / (self.steps - looked))
+                total, looked = 0.0, self.steps
+        return "learned all it could" if self.learner.finished else "budget spent"
+
+    def _spent(self) -> bool:
+        spent = self.budget.spent(self.steps, self._elapsed() + self.look_seconds)
+        return spent or self.learner.finished
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def _look(self, loss: float) -> None:
+        kernel = self.learner.kernel()
+        if not math.isfinite(loss) or not bool(torch.isfinite(kernel).all()):
+            raise _Diverged(f"loss {loss:.3g} at step {self.steps}")
+        self.kernel = kernel
+        current = self._restored()
+        score = self._score(current)
+        unadapted = self._scored(self.start)
+        self.history.append(Check(self.steps, self._elapsed(), loss, score, unadapted))
+        if self.learner.settled and not score > unadapted - WORST:
+            raise _Diverged(
+                f"consistency {score:.1f} dB at step {self.steps}, unadapted {unadapted:.1f} dB"
+            )
+        if score > self._scored(self.best):
+            self.best = self._snapshot(current)
+
+    def _snapshot(self, restored: list[Tensor]) -> _Snapshot:
+        state = self.learner.model.state_dict()
+        weights = {name: value.detach().clone() for name, value in state.items()}
+        return _Snapshot(self.steps, weights, restored)
+
+    def _scored(self, snapshot: _Snapshot) -> float:
+        return self._score(snapshot.restored)
+
+    def _score(self, restored: list[Tensor]) -> float:
+        return consistency(self.lr, restored, self.kernel, self.scale, self.downsample)
+
+    @torch.no_grad()
+    def _restored(self) -> list[Tensor]:
+        return [self.learner.restore(crop) for crop in self.lr]

@@ -1,0 +1,102 @@
+"""The methods by name, for whoever is told one: the command line, and files of differences."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from pysr.adapt import delta
+from pysr.adapt.budget import Budget
+from pysr.adapt.dsr import dsr, dsr_form
+from pysr.adapt.onsr import onsr
+from pysr.adapt.pool import LEAVES
+from pysr.adapt.report import Adapted, Report
+from pysr.adapt.zssr import finished_zssr, zssr
+from pysr.nets import load_model
+from pysr.upscaler import Upscaler
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn at test time.
+
+    Attributes:
+        summary: for the command line.
+        teach: takes a model, a picture, and by name what `taught` has.
+        external: it learns from a pool of sharp pictures too.
+        form: makes of the base what learning began with, given the report and the settings that
+            `Adapted.save` wrote.
+    """
+
+    summary: str
+    teach: Callable[..., Adapted]
+    external: bool = False
+    form: Callable[[nn.Module, Report, dict], nn.Module] = lambda base, *_: copy.deepcopy(base)
+
+
+def _zssr(model: nn.Module | str | Path, image, **options) -> Adapted:
+    """Of the model it takes the scale alone."""
+    model = model if isinstance(model, nn.Module) else load_model(model)
+    return zssr(image, model.config.scale, **options)
+
+
+def _zssr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
+    return finished_zssr(base, report.kernel, **settings)
+
+
+METHODS = {
+    "onsr": Method("learns blur and network together, with sharp pictures", onsr, external=True),
+    "dsr": Method("undoes the blur first, then learns the picture from itself", dsr, form=dsr_form),
+    "zssr": Method("learns a small network from the picture alone", _zssr, form=_zssr_form),
+}
+
+
+def taught(
+    method: str,
+    model: nn.Module,
+    image,
+    *,
+    budget: Budget | int | float | str,
+    hr_pool: str | Path | None = None,
+    kernel=None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Adapted:
+    """Teach a model one picture by the method of that name; arguments as of `onsr`.
+
+    `hr_pool` None is what the method has by itself. Raises ValueError for an unknown method, for a
+    pool that the method has no use for, and as the method does.
+    """
+    entry = check_method(method, hr_pool)
+    pool = {"hr_pool": hr_pool or LEAVES} if entry.external else {}
+    return entry.teach(model, image, budget=budget, kernel=kernel, device=device, seed=seed, **pool)
+
+
+def check_method(method: str, hr_pool: str | Path | None = None) -> Method:
+    """The entry of a method. Raises ValueError as `taught`."""
+    if method not in METHODS:
+        raise ValueError(f"adapt: expected one of {', '.join(METHODS)}, got {method!r}")
+    if hr_pool is not None and not METHODS[method].external:
+        raise ValueError(f"hr pool: {method} learns from the picture alone and takes none")
+    return METHODS[method]
+
+
+def load(path: str | Path, base: nn.Module | str | Path, device: str = "auto") -> Adapted:
+    """What `Adapted.save` wrote, on the model that it was taught from.
+
+    Args:
+        base: that model, or what `pysr.nets.load_model` takes.
+    Raises:
+        ModelError: for a file that is missing, damaged, no delta, or taught from another model.
+    """
+    base = base if isinstance(base, nn.Module) else load_model(base)
+    content, settings, differences = delta.read(path, base)
+    report = Report.from_json(content)
+    model = METHODS[report.method].form(base, report, settings)
+    delta.add(model, differences)
+    upscaler = Upscaler(model.eval(), device=device, kernel=report.kernel)
+    return Adapted(upscaler, report, base, settings=settings)

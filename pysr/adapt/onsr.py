@@ -1,0 +1,289 @@
+"""ONSR: a network and the degradation that it undoes, learned together from one picture (onsr.txt).
+
+Two branches share a reconstruction network Gr and a degradation Gd. The internal one restores
+patches of the picture and degrades them again, from which Gd learns; the external one degrades
+sharp pictures by Gd and restores them, from which Gr learns. A discriminator of LR patches tells Gd
+where what it makes still differs from the picture. Optimisation is separate (section 3.4): each
+learns from its own losses only, so that the internal branch needs no gradient through Gr, and one
+backward pass serves both.
+
+Where this differs from the paper: patches are compared inside a margin, so that mirrored borders
+teach Gd nothing, Gd's kernel is kept at sum 1 and begins as DAN's estimate, and Gd's adversarial
+loss is the one that does not saturate.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pysr import arrays, blur
+from pysr.adapt.anytime import Anytime
+from pysr.adapt.budget import Budget
+from pysr.adapt.picture import estimated_kernel
+from pysr.adapt.pool import LEAVES, Patches, open_pool
+from pysr.adapt.report import Adapted
+from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
+from pysr.nets import DAN, SHIPPED, load_model
+from pysr.nets.discriminators import VGGDiscriminator
+from pysr.tiling import informative_crops
+from pysr.upscaler import Upscaler, usable_device
+
+# What each variant of section 4.4.3 learns from: the branches, and a critic of LR patches (Dl) or
+# of restored ones (Dh). EBSR is trained offline in the paper: its blur stays as it begins.
+VARIANTS = {
+    "ibsr": {"internal"},
+    "ebsr": {"external"},
+    "ib-ebsr": {"internal", "external"},
+    "ib-eb-gsr": {"internal", "external", "lr critic", "hr critic"},
+    "onsr": {"internal", "external", "lr critic"},
+}
+BEGINNINGS = ("gaussians", "estimate")
+
+
+@dataclass(frozen=True)
+class ONSRConfig:
+    """How ONSR learns; section 4.1 where the paper says it.
+
+    Attributes:
+        variant: of VARIANTS.
+        joint: all losses teach both networks (section 4.4.4), instead of each its own.
+        patch, batch: of LR pixels; a smaller picture makes smaller patches. The discriminators see
+            the middle 32x32, and below that there are none.
+        learning_rate: of Gr.
+        blur_rate: of Gd, as the share of a layer's sum that a step moves at most.
+        critic_rate: of the discriminators.
+        adversarial: lambda of equation 9.
+        begin: what Gd begins as: "estimate", what DAN makes of the picture (the model itself if it
+            is one, else the shipped one of its scale, where there is one); or "gaussians", the
+            paper's, which a short budget does not leave far behind: where the true blur is
+            narrower, pictures are sharpened too much.
+    """
+
+    variant: str = "onsr"
+    joint: bool = False
+    patch: int = 32
+    batch: int = 8
+    learning_rate: float = 5e-4
+    blur_rate: float = 0.005
+    critic_rate: float = 3e-4
+    adversarial: float = 1.0
+    begin: str = "estimate"
+
+    def __post_init__(self):
+        for name, known in (("variant", VARIANTS), ("begin", BEGINNINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in ("patch", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+class Critic:
+    """A discriminator and its optimiser: what is real, and what is made to look so (eq. 8)."""
+
+    def __init__(self, rate: float, device: torch.device):
+        self.network = VGGDiscriminator().to(device, memory_format=torch.channels_last)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), rate, fused=True)
+
+    def doubt(self, made: Tensor) -> Tensor:
+        """The loss of whoever made it: how surely it is seen to be made."""
+        self.network.requires_grad_(False)
+        loss = F.softplus(-self.network(made)).mean()
+        self.network.requires_grad_(True)
+        return loss
+
+    def learn(self, real: Tensor, made: Tensor) -> None:
+        seen_real, seen_made = self.network(torch.cat((real, made.detach()))).chunk(2)
+        loss = F.softplus(-seen_real).mean() + F.softplus(seen_made).mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+
+class ONSR:
+    """Algorithm 1 on one picture; a `pysr.adapt.anytime.Learner`.
+
+    Args:
+        model: taught in place. Of a DAN it is the Restorer, with the code of the blur found so far.
+        lr: (1, 3, H, W), the picture, on the device.
+        pool: sharp patches; None leaves the internal branch alone.
+        blur_module: Gd.
+        seed: of the patches and the discriminators' weights.
+    """
+
+    finished, settled = False, True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: Tensor,
+        pool: Patches | None,
+        blur_module: DeepLinear | GivenBlur,
+        config: ONSRConfig,
+        seed: int = 0,
+    ):
+        self.config, self.scale, device = config, model.config.scale, lr.device
+        self.uses = VARIANTS[config.variant] if pool is not None else VARIANTS["ibsr"]
+        if isinstance(blur_module, GivenBlur) and "external" in self.uses:
+            self.uses = {"external"}  # the rest is there to find the blur
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.blur = blur_module.to(device)
+        self.own, self.pool = Patches([lr[0]], device), pool
+        self.generator = torch.Generator().manual_seed(seed)
+        self.patch = min(config.patch, *lr.shape[-2:])
+        if self.patch < VGGDiscriminator.SIZE:
+            self.uses = {name for name in self.uses if not name.endswith("critic")}
+        self.margin = margin(self.scale, self.patch)
+        taught = self.model.Restorer if isinstance(model, DAN) else self.model
+        groups = [{"params": list(taught.parameters()), "lr": config.learning_rate}]
+        if "internal" in self.uses or config.joint:
+            # Adam moves every tap by about its rate: the larger a layer, the smaller its taps.
+            groups += [
+                {"params": [layer], "lr": config.blur_rate / layer.numel()}
+                for layer in self.blur.parameters()
+            ]
+        self.optimiser = torch.optim.Adam(groups, fused=True)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self.critics = {
+                name: Critic(config.critic_rate, device)
+                for name in sorted(self.uses)
+                if name.endswith("critic")
+            }
+
+    def restore(self, lr: Tensor) -> Tensor:
+        lr = lr.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.model, DAN):
+            code = self.model.encode(self.kernel()[None])
+            return self.model.Restorer(lr, code.expand(len(lr), -1))
+        return self.model(lr)
+
+    def kernel(self) -> Tensor:
+        return self.blur.kernel().detach()
+
+    def step(self, index: int) -> Tensor:
+        bf16 = self.blur.bicubic.is_cuda
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            loss, shown = self._losses()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        for name, (real, made) in shown.items():
+            self.critics[name].learn(real, made)
+        return loss.detach()
+
+    def _losses(self) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The sum of all losses, and what the critics are to learn from: real and made patches.
+
+        Separate optimisation lies in what is detached: no loss reaches a network that another one
+        teaches.
+        """
+        n, s, m, joint = self.config.batch, self.scale, self.margin, self.config.joint
+        alone = "external" not in self.uses
+        loss, shown = 0.0, {}
+        if "internal" in self.uses:
+            y = self.own.draw(n, self.patch, self.generator)
+            with torch.set_grad_enabled(joint or alone or "hr critic" in self.uses):
+                sr = self.restore(y)
+            again = self.blur(sr if joint or alone else sr.detach())
+            loss = loss + F.l1_loss(inside(again, m), inside(y, m))
+        if "external" in self.uses:
+            x = self.pool.draw(n, s * (self.patch + 2 * m), self.generator)
+            made, x = inside(self.blur(x), m), inside(x, s * m)
+            loss = loss + F.l1_loss(self.restore(made if joint else made.detach()), x)
+        if "lr critic" in self.uses:
+            shown["lr critic"] = middle(y), middle(made)
+        if "hr critic" in self.uses:
+            shown["hr critic"] = middle(x), middle(sr)
+        for name, (_, fake) in shown.items():
+            loss = loss + self.config.adversarial * self.critics[name].doubt(fake)
+        return loss, shown
+
+
+def margin(scale: int, patch: int) -> int:
+    """LR pixels at a patch's border that the initial blur reaches from outside."""
+    reach = sum(size // 2 for size in SIZES[scale])
+    return min(math.ceil(reach / scale), (patch - 1) // 2)
+
+
+def inside(x: Tensor, border: int) -> Tensor:
+    return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border]
+
+
+def middle(x: Tensor) -> Tensor:
+    """The part of patches that a discriminator takes."""
+    top, left = ((n - VGGDiscriminator.SIZE) // 2 for n in x.shape[-2:])
+    return x[..., top : top + VGGDiscriminator.SIZE, left : left + VGGDiscriminator.SIZE]
+
+
+def pool_for(
+    lr: Tensor, scale: int, source: str | Path | None, config: ONSRConfig, seed: int
+) -> Patches | None:
+    """Sharp patches large enough for a picture (1, 3, H, W), on its device."""
+    if source is None:
+        return None
+    patch = min(config.patch, *lr.shape[-2:])
+    return open_pool(source, scale * (patch + 2 * margin(scale, patch)), seed, lr.device)
+
+
+def first_blur(lr: Tensor, model: nn.Module, config: ONSRConfig) -> DeepLinear:
+    """Gd as it begins for a picture (1, 3, H, W)."""
+    scale = model.config.scale
+    known = isinstance(model, DAN) or f"dan-lite-x{scale}" in SHIPPED
+    if config.begin == "gaussians" or not known:
+        return DeepLinear(scale)
+    return DeepLinear(scale, estimated_kernel(lr, model, lr.device))
+
+
+def onsr(
+    model: nn.Module | str | Path,
+    image,
+    hr_pool: str | Path | None = LEAVES,
+    *,
+    budget: Budget | int | float | str,
+    kernel=None,
+    config: ONSRConfig | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Adapted:
+    """Teach a model the degradation of one picture.
+
+    Args:
+        model: a network of `pysr.nets`, which stays as it is, or what `pysr.nets.load_model` takes.
+        image: as for `pysr.Upscaler`, one picture.
+        hr_pool: a folder of sharp pictures; LEAVES for dead leaves, which are drawn; None for the
+            internal branch alone, whatever the variant.
+        budget: see `Budget.of`; seconds count from this call.
+        kernel: (k, k), the blur where it is known (section 4.5): only Gr learns, from the external
+            branch.
+        seed: of all that is drawn.
+    Raises:
+        ValueError, TypeError: for a picture, kernel, budget or pool that cannot be used.
+    """
+    started, budget, config = time.perf_counter(), Budget.of(budget), config or ONSRConfig()
+    device = usable_device(device)
+    model = model if isinstance(model, nn.Module) else load_model(model)
+    picture = arrays.unpack(image)
+    if len(picture.rgb) != 1:
+        raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
+    lr, scale = picture.rgb.to(device), model.config.scale
+    pool = pool_for(lr, scale, hr_pool, config, seed)
+    if kernel is None:
+        degradation = first_blur(lr, model, config)
+    else:
+        degradation = GivenBlur(scale, blur.check_kernel(kernel))
+    learner = ONSR(copy.deepcopy(model), lr, pool, degradation, config, seed)
+    crops = [crop for _, _, crop in informative_crops(lr)]
+    report = Anytime(learner, crops, scale, budget, started).run("onsr")
+    taught = learner.model.eval()
+    return Adapted(Upscaler(taught, device=str(device), kernel=report.kernel), report, model)

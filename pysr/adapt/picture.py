@@ -1,0 +1,59 @@
+"""What ZSSR and DSR are given, checked: the picture, and the blur that was done to it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pysr import arrays
+from pysr.nets import DAN, SHIPPED, load_model
+from pysr.tiling import informative_crops
+from pysr.upscaler import Upscaler
+
+LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
+JUDGED_SIDE = 128  # LR pixels, at most
+
+
+def one_picture(image, scale: int, device: torch.device) -> Tensor:
+    """A user's picture as (1, 3, H, W) on the device.
+
+    Raises ValueError for several pictures, or one too small to be its own ground truth.
+    """
+    rgb = arrays.unpack(image).rgb
+    if len(rgb) != 1:
+        raise ValueError(f"image: expected one picture, got a batch of {len(rgb)}")
+    least, (height, width) = scale * LEAST_SIDE, rgb.shape[-2:]
+    if min(height, width) < least:
+        raise ValueError(
+            f"image: expected at least {least}x{least} pixels to learn x{scale} from, got "
+            f"{width}x{height}"
+        )
+    return rgb.to(device)
+
+
+def judged_on(lr: Tensor) -> list[Tensor]:
+    """The parts of (1, 3, H, W) that weights are judged by: a look costs but a few steps."""
+    parts = []
+    for _, _, crop in informative_crops(lr):
+        top, left = (max(n - JUDGED_SIDE, 0) // 2 for n in crop.shape[-2:])
+        parts.append(crop[..., top : top + JUDGED_SIDE, left : left + JUDGED_SIDE])
+    return parts
+
+
+def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+    """(k, k), the blur of (1, 3, H, W): as the model finds it if it is a DAN, else as the shipped
+    DAN of its scale does.
+
+    Raises ValueError for a scale that none is shipped for.
+    """
+    if not isinstance(model, DAN):
+        name = f"dan-lite-x{model.config.scale}"
+        if name not in SHIPPED:
+            raise ValueError(
+                f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
+            )
+        model = load_model(name)
+    with Upscaler(copy.deepcopy(model), device=str(device)) as upscaler:
+        return upscaler.estimate(lr.cpu())

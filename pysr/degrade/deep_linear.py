@@ -1,0 +1,118 @@
+"""The degradation that ONSR learns: convolutions in a row, then bicubic (onsr.txt, section 3.5).
+
+Linear layers in a row can do no more than one, but they learn faster. They are applied as that one:
+the small kernels are convolved with each other, and with bicubic downsampling, which at a whole
+factor is a strided kernel too. One `blur_decimate` then stands for three full-size convolutions and
+an interpolation, and nothing but the small kernels is differentiated through.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pysr import blur
+from pysr.degrade.classical import DOWNSAMPLERS, check_choice
+from pysr.ops import blur_decimate
+from pysr.resize import imresize
+
+# Sides of the layers, by scale. The paper has x2 and x4; x3 lies between, and deblurring is as x2.
+SIZES = {1: (3, 7, 9), 2: (3, 7, 9), 3: (5, 11, 13), 4: (9, 15, 17)}
+WIDTH = 1.0  # standard deviation of the Gaussians that each layer begins as, in HR pixels
+MOST_TAPS = 63  # of the kernel that everything is folded into
+
+
+class DeepLinear(nn.Module):
+    """Blur by a learned kernel, then bicubic downsampling.
+
+    forward(hr): (N, C, H, W) -> (N, C, ceil(H / s), ceil(W / s)). Borders are mirrored once, for
+    all that was folded; they differ a little from those of blur and bicubic one after the other.
+
+    Args:
+        scale: s, 1 to 4.
+        begin: (k, k), the blur that learning begins from, as the first of the layers, where the
+            others begin as changing nothing; None for the paper's Gaussians.
+    Raises:
+        ValueError: for a kernel that would be too large.
+    """
+
+    def __init__(self, scale: int, begin: Tensor | None = None):
+        super().__init__()
+        self.scale = scale
+        sizes = SIZES[scale]
+        if begin is None:
+            layers = [blur.isotropic(WIDTH, size) for size in sizes]
+        else:
+            layers = [begin.clone(), *(blur.dirac(size).to(begin) for size in sizes[:2])]
+        self.layers = nn.ParameterList(layers)
+        self.register_buffer("bicubic", bicubic_taps(scale), persistent=False)
+        check_size(sum(len(layer) - 1 for layer in layers) + 1, scale)
+
+    def kernel(self) -> Tensor:
+        """(k, k): the one blur that all layers are together, in HR pixels, summing to 1."""
+        kernel = self.layers[0]
+        for layer in self.layers[1:]:
+            kernel = convolved(kernel, layer)
+        return blur.normalise(kernel)
+
+    def forward(self, hr: Tensor) -> Tensor:
+        return degraded(hr, self.kernel(), self.bicubic, self.scale)
+
+
+class GivenBlur(nn.Module):
+    """The same for a blur that is known: nothing in it learns. Arguments as of `DeepLinear`, and:
+
+    downsample: "bicubic" or "decimate", as in `pysr.degrade.classical`.
+    """
+
+    def __init__(self, scale: int, kernel: Tensor, downsample: str = "bicubic"):
+        super().__init__()
+        check_size(len(kernel), scale)
+        check_choice("downsample", downsample, DOWNSAMPLERS)
+        self.scale = scale
+        taps = bicubic_taps(scale) if downsample == "bicubic" else blur.dirac(1)
+        self.register_buffer("known", kernel)
+        self.register_buffer("bicubic", taps, persistent=False)
+
+    def kernel(self) -> Tensor:
+        return self.known
+
+    def forward(self, hr: Tensor) -> Tensor:
+        return degraded(hr, self.known, self.bicubic, self.scale)
+
+
+def degraded(hr: Tensor, kernel: Tensor, bicubic: Tensor, scale: int) -> Tensor:
+    """Blur with `kernel` and downsample with what `bicubic_taps` gave, in one pass."""
+    folded = convolved(kernel, bicubic)
+    return blur_decimate(hr, folded.expand(len(hr), -1, -1), scale)
+
+
+def convolved(a: Tensor, b: Tensor) -> Tensor:
+    """The kernel (k + l - 1, k + l - 1) that does what (k, k) and (l, l) do one after the other."""
+    return F.conv_transpose2d(a[None, None], b[None, None])[0, 0]
+
+
+def bicubic_taps(scale: int) -> Tensor:
+    """Antialiased bicubic downsampling as a kernel for `blur_decimate` at that stride.
+
+    MATLAB's imresize looks about the middle of each s x s square; the taps of an odd kernel lie
+    about its top left pixel, so that the outer ones on one side are zero.
+    """
+    if scale == 1:
+        return blur.dirac(1)
+    reach = 2 * scale + scale // 2 - 1
+    middle = 4 * scale  # far from all borders
+    length = 8 * scale + 1
+    # What each pixel of a line gives to the output pixel whose square begins at `middle`.
+    units = torch.eye(length, dtype=torch.float64)[:, None, None, :]
+    line = imresize(units.expand(-1, -1, scale, -1), 1 / scale)[:, 0, 0, middle // scale]
+    taps = line[middle - reach : middle + reach + 1]
+    return torch.outer(taps, taps).float()
+
+
+def check_size(taps: int, scale: int) -> None:
+    """Raises ValueError for a blur that cannot be folded with the downsampling of a scale."""
+    most = MOST_TAPS + 1 - bicubic_taps(scale).shape[-1]
+    if taps > most:
+        raise ValueError(f"kernel: expected at most {most}x{most} taps at x{scale}, got {taps}")

@@ -1,0 +1,155 @@
+"""What all methods of learning at test time share: budget, loop, files of differences, pool."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pysr.adapt import Budget, Report
+from pysr.adapt.anytime import Anytime
+from pysr.adapt.pool import LEAVES, Patches, dead_leaves, open_pool
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("value", "budget"),
+    [
+        (5, Budget(steps=5)),
+        ("500 steps", Budget(steps=500)),
+        (2.5, Budget(seconds=2.5)),
+        ("10s", Budget(seconds=10.0)),
+    ],
+)
+def test_budgets_as_they_are_written(value, budget):
+    assert Budget.of(value) == budget
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.0, float("nan"), "0s", "soon", "1.5 steps", True, None])
+def test_no_budget_is_one_line(value):
+    with pytest.raises(ValueError, match="^budget: expected [^\n]*$"):
+        Budget.of(value)
+
+
+class Brightness:
+    """A picture 1.5 times too bright, and darker by `rate` with every step, past what is right."""
+
+    finished, settled = False, True
+
+    def __init__(self, rate: float, interrupt: int | None = None):
+        self.model = torch.nn.Conv2d(1, 1, 1, bias=False)
+        self.model.weight.data.fill_(1.5)
+        self.rate, self.interrupt = rate, interrupt
+
+    def restore(self, lr):
+        return lr * self.model.weight.view(())
+
+    def kernel(self):
+        return torch.ones(1, 1)
+
+    def step(self, index):
+        if index == self.interrupt:
+            raise KeyboardInterrupt
+        self.model.weight.data -= self.rate
+        return (self.model.weight.detach() - 1).abs().sum()
+
+
+def learned(learner, budget=100):
+    lr = [torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))]
+    report = Anytime(learner, lr, 1, Budget.of(budget), time.perf_counter()).run("test")
+    return report, learner.model.weight.item()
+
+
+def test_the_best_weights_are_kept():
+    # Right after 42 steps; of those that are looked at, 40 is nearest.
+    report, weight = learned(Brightness(0.012), budget=60)
+    assert weight == pytest.approx(1.5 - 40 * 0.012, abs=1e-3)
+    assert report.steps == 60 and not report.rolled_back and "kept step 40" in report.reason
+    assert report.consistency_after > report.consistency_before + 10
+
+
+@pytest.mark.parametrize("rate", [-1.0, -1e30, float("nan")])
+def test_a_diverging_run_is_rolled_back_and_said(rate):
+    report, weight = learned(Brightness(rate))
+    assert weight == 1.5 and report.rolled_back and report.steps < 100
+    assert report.reason.startswith("diverged: ")
+    assert report.consistency_after == report.consistency_before
+
+
+def test_what_only_gets_worse_is_rolled_back():
+    report, weight = learned(Brightness(-1e-4))
+    assert weight == 1.5 and report.rolled_back and "as it was" in report.reason
+
+
+def test_interrupted_it_returns_the_best_so_far():
+    report, weight = learned(Brightness(0.01, interrupt=33))
+    assert weight == pytest.approx(1.5 - 20 * 0.01) and report.reason.startswith("interrupted")
+
+
+def test_a_budget_in_seconds_stops_early_with_the_best_so_far():
+    report, weight = learned(Brightness(1e-7), budget=0.3)
+    assert report.steps > 0 and weight < 1.5 and "budget spent" in report.reason
+
+
+def test_a_report_survives_json():
+    report, _ = learned(Brightness(0.012))
+    again = Report.from_json(report.as_json())
+    assert torch.equal(again.kernel, report.kernel)
+    assert (again.line(), again.history) == (report.line(), report.history)
+
+
+def test_patches_are_parts_of_their_pictures_in_all_orientations():
+    image = torch.arange(3 * 4 * 5, dtype=torch.float32).view(3, 4, 5)
+    parts = {
+        tuple(turned.flatten().tolist())
+        for y in range(2)
+        for x in range(3)
+        for quarter in range(4)
+        for turned in (image[:, y : y + 3, x : x + 3].rot90(quarter, (1, 2)),)
+        for turned in (turned, turned.flip(2))
+    }
+    drawn = Patches([image], CPU).draw(600, 3, torch.Generator().manual_seed(0))
+    assert {tuple(patch.flatten().tolist()) for patch in drawn} == parts
+
+
+def test_all_pictures_give_patches_of_their_own_planes():
+    images = [torch.full((3, n, 20 - n), 10 * n, dtype=torch.uint8) for n in (8, 9, 10)]
+    images = [image + torch.arange(3, dtype=torch.uint8)[:, None, None] for image in images]
+    drawn = Patches(images, CPU).draw(64, 5, torch.Generator().manual_seed(0)) * 255
+    assert {tuple(p.mean((1, 2)).round().tolist()) for p in drawn} == {
+        (10.0 * n, 10.0 * n + 1, 10.0 * n + 2) for n in (8, 9, 10)
+    }
+
+
+def test_dead_leaves_are_the_same_for_a_seed_and_have_the_spectrum_of_pictures():
+    leaves = dead_leaves(3)
+    dead_leaves.cache_clear()
+    assert all(torch.equal(a, b) for a, b in zip(leaves, dead_leaves(3), strict=True))
+    grey = torch.stack(leaves).float().mean(1)
+    power = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs().square().mean(0)
+    frequency = torch.fft.fftfreq(len(power))
+    radius = (frequency[:, None] ** 2 + frequency**2).sqrt()
+    coarse, fine = (power[(radius > r) & (radius < 1.25 * r)].mean() for r in (0.02, 0.2))
+    # Natural pictures fall with the second power of frequency, give or take a half.
+    assert 1.4 < float(torch.log10(coarse / fine)) < 2.8
+
+
+def test_a_folder_of_which_not_all_can_be_used(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, side in (("good", 40), ("tiny", 8)):
+        pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"skipped 2 files .*broken\.png, tiny\.png"):
+        pool = open_pool(tmp_path, 32, 0, CPU)
+    assert pool.draw(2, 32, torch.Generator()).shape == (2, 3, 32, 32)
+    with pytest.raises(ValueError, match="at least 64x64 pixels, found none"):
+        open_pool(tmp_path, 64, 0, CPU)
+    with pytest.raises(ValueError, match="no such folder"):
+        open_pool(tmp_path / "none", 32, 0, CPU)
+
+
+def test_the_drawn_pool_needs_no_files():
+    assert open_pool(LEAVES, 32, 0, CPU).draw(3, 64, torch.Generator()).shape == (3, 3, 64, 64)

@@ -1,0 +1,198 @@
+"""ONSR on small pictures: what it learns, what it never does, and what it refuses."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+import pysr.adapt
+from pysr import blur
+from pysr.adapt import ONSRConfig, onsr
+from pysr.adapt.onsr import ONSR, VARIANTS, pool_for
+from pysr.adapt.pool import LEAVES
+from pysr.cli import main
+from pysr.degrade import classical
+from pysr.degrade.deep_linear import DeepLinear
+from pysr.evaluate import psnr
+from pysr.nets import RRDB, VDSR, ModelError, RRDBConfig, VDSRConfig, load_model, save_model
+
+KERNEL = blur.isotropic(1.6, 13)
+QUICK = ONSRConfig(patch=16, batch=2, learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    pixels = data.astronaut()[20:164, 150:294].astype("float32") / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+@pytest.fixture(scope="module")
+def blurred(photograph):
+    return classical(photograph, KERNEL, 2)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return RRDB(RRDBConfig(scale=2, features=8, growth=4, blocks=1, bicubic_skip=True)).eval()
+
+
+def test_with_the_blur_given_the_picture_gets_sharper(network, photograph, blurred):
+    adapted = onsr(network, blurred, budget=80, kernel=KERNEL, config=QUICK)
+    report = adapted.report
+    assert not report.rolled_back and report.consistency_after > report.consistency_before + 3
+    assert torch.equal(report.kernel, KERNEL)
+    with torch.no_grad():
+        before = psnr(network(blurred), photograph, 2)
+    assert psnr(adapted.upscaler(blurred).image, photograph, 2) > before + 0.3
+
+
+def test_the_blur_is_approached(network, photograph):
+    true = blur.isotropic(2.6, 17)
+    lr = classical(photograph, true, 2)
+    # The critic alone: a network that only interpolates tells the internal branch nothing.
+    config = ONSRConfig(batch=2, blur_rate=0.06, critic_rate=5e-4, adversarial=100.0)
+    learner = ONSR(
+        copy.deepcopy(network), lr, pool_for(lr, 2, LEAVES, config, 0), DeepLinear(2), config
+    )
+    before = blur.spread(learner.kernel())
+    for index in range(20):
+        learner.step(index)
+    assert before + 0.1 < blur.spread(learner.kernel().clamp(min=0)) < 3.5
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_teaches_what_it_says(network, blurred, variant, joint):
+    config = ONSRConfig(variant=variant, joint=joint, batch=1)
+    degradation = DeepLinear(2)
+    pool = pool_for(blurred, 2, LEAVES, config, 0)
+    learner = ONSR(copy.deepcopy(network), blurred, pool, degradation, config)
+    start = degradation.kernel().detach()
+    # The last layer begins at zero: only the first step's change of it reaches the others.
+    losses = [learner.step(index) for index in range(2)]
+    assert all(torch.isfinite(loss) for loss in losses)
+    learns_blur = joint or "internal" in VARIANTS[variant]
+    assert torch.equal(degradation.kernel().detach(), start) is not learns_blur
+    assert not torch.equal(learner.model.conv_last.weight, network.conv_last.weight)
+
+
+def test_never_worse_by_its_own_criterion(network, blurred):
+    wild = ONSRConfig(patch=16, batch=1, learning_rate=1e3)
+    adapted = onsr(network, blurred, budget=60, kernel=KERNEL, config=wild)
+    assert adapted.report.rolled_back and adapted.report.reason.startswith("diverged")
+    state = adapted.upscaler.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        VDSR(VDSRConfig(scale=2, layers=3, features=4)),
+        load_model("dan-lite-x2"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_any_network_learns_and_stays_as_it_was(model, blurred):
+    before = copy.deepcopy(model.state_dict())
+    adapted = onsr(model, blurred, budget=2, config=ONSRConfig(batch=1, learning_rate=1e-3))
+    assert adapted.upscaler(blurred).image.shape == (1, 3, 144, 144)
+    assert adapted.report.steps == 2 and adapted.report.kernel.shape == (29, 29)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.full((40, 40, 3), 128, np.uint8),
+        data.astronaut()[:9, :7],
+        data.astronaut()[:1, :1],
+        data.camera()[:33, :20],
+    ],
+    ids=["constant", "smaller than the patch", "one pixel", "grey"],
+)
+@pytest.mark.parametrize("kernel", [None, blur.isotropic(4.0, 41)])
+def test_pictures_that_say_little(network, picture, kernel):
+    adapted = onsr(network, picture, budget=2, kernel=kernel, config=ONSRConfig(batch=1))
+    assert torch.isfinite(adapted.report.kernel).all()
+    result = adapted.upscaler(picture).image
+    assert result.shape[:2] == tuple(2 * n for n in picture.shape[:2])
+
+
+def test_without_a_pool_it_learns_from_the_picture_alone(network, blurred):
+    assert onsr(network, blurred, None, budget=3, config=QUICK).report.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.full((8, 8, 3), np.nan, np.float32)}, "image: expected finite"),
+        ({"image": torch.zeros(2, 3, 8, 8)}, "image: expected one picture, got a batch of 2"),
+        ({"budget": 0}, "budget: expected more than zero"),
+        ({"kernel": torch.ones(3, 4)}, "kernel: expected a square"),
+        ({"kernel": torch.ones(61, 61) / 61**2}, "kernel: expected at most 55x55 taps at x2"),
+        ({"hr_pool": "/none"}, "/none: no such folder"),
+        ({"device": "abacus"}, "device: 'abacus'"),
+    ],
+)
+def test_bad_input_is_one_line(network, change, message):
+    arguments = {"image": np.zeros((8, 8, 3), np.uint8), "hr_pool": LEAVES, "budget": 1}
+    with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
+        onsr(network, **arguments | change)
+
+
+def test_what_was_learned_is_a_small_file_tied_to_its_model(network, blurred, tmp_path):
+    adapted = onsr(network, blurred, budget=40, kernel=KERNEL, config=QUICK)
+    adapted.save(tmp_path / "delta.safetensors")
+    again = pysr.adapt.load(tmp_path / "delta.safetensors", network)
+    assert again.report.line() == adapted.report.line()
+    images = [upscaler(blurred).image for upscaler in (again.upscaler, adapted.upscaler)]
+    torch.testing.assert_close(*images, rtol=0, atol=2e-3)
+    assert not torch.allclose(images[1], network(blurred), atol=5e-3)
+    save_model(network, tmp_path / "base.safetensors")
+    size = [(tmp_path / name).stat().st_size for name in ("delta.safetensors", "base.safetensors")]
+    assert size[0] < 1.5 * size[1]
+    other = copy.deepcopy(network)
+    other.conv_first.bias.data += 1
+    with pytest.raises(ModelError, match="taught from another model"):
+        pysr.adapt.load(tmp_path / "delta.safetensors", other)
+    with pytest.raises(ModelError, match="expected what an adapted model"):
+        pysr.adapt.load(tmp_path / "base.safetensors", network)
+    with pytest.raises(ModelError, match="no such file"):
+        pysr.adapt.load(tmp_path / "none.safetensors", network)
+
+
+def test_command_line(network, blurred, tmp_path, capsys):
+    save_model(network, tmp_path / "model.safetensors")
+    pixels = (blurred[0].permute(1, 2, 0).numpy() * 255).round().astype("uint8")
+    Image.fromarray(pixels[:40, :40]).save(tmp_path / "in.png")
+    out, model = tmp_path / "out.png", ("--model", str(tmp_path / "model.safetensors"))
+    command = ["upscale", str(tmp_path / "in.png"), str(out), *model, "--adapt"]
+    report = tmp_path / "report.json"
+    assert main([*command, "onsr", "--budget", "2 steps", "--report", str(report)]) == 0
+    assert "onsr: 2 steps" in capsys.readouterr().out and Image.open(out).size == (80, 80)
+    (about,) = json.loads(report.read_text())
+    assert about["adapt"]["steps"] == 2 and about["output"] == str(out)
+    for arguments, message in [
+        (("magic",), "adapt: expected one of onsr"),
+        (("onsr", "--budget", "0s"), "budget: expected more than zero"),
+        (("onsr", "--hr-pool", "/none"), "/none: no such folder"),
+    ]:
+        assert main([*command, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command[:-1], "--budget", "3s"]) == 2
+    assert "--budget: means nothing without --adapt" in capsys.readouterr().err
+
+
+def test_evaluate_measures_a_model_before_and_after(network, tmp_path, capsys):
+    save_model(network, tmp_path / "model.safetensors")
+    (tmp_path / "data").mkdir()
+    Image.fromarray(data.astronaut()[:64, :64]).save(tmp_path / "data" / "a.png")
+    command = ["evaluate", "--protocol", "div2krk", "--scale", "2", "--data"]
+    command += [str(tmp_path / "data"), "--model", str(tmp_path / "model.safetensors")]
+    assert main([*command, "--adapt", "onsr", "--budget", "1 steps"]) == 0
+    assert ", onsr" in "".join(capsys.readouterr().out.split("\n")).replace("│", "")

@@ -28,17 +28,31 @@ def consistency(
     """
     error, count = 0.0, 0
     kernel = blur.dirac(1) if kernel is None else kernel
-    grey = out.shape[1] == 1
     for rows, columns, crop in crops:
         window = (slice(scale * s.start, scale * s.stop) for s in (rows, columns))
         sr = arrays.as_float(out[(..., *window)][:, :3])
-        again = imresize(blur_decimate(sr, kernel[None].to(sr)), 1 / scale)
-        # The crop's border is blurred with what lies outside it, which a crop does not have.
-        margin = math.ceil(kernel.shape[-1] / 2 / scale) + 2
-        margin = min(margin, (min(crop.shape[-2:]) - 1) // 2)
-        inner = slice(margin, -margin or None)
-        difference = again - (crop[:, :1] if grey else crop)
-        difference = difference[..., inner, inner]
-        error += float((difference**2).sum())
-        count += difference.numel()
+        seen = crop[:, :1] if out.shape[1] == 1 else crop
+        squares, values = degraded_again(seen, sr, kernel, scale)
+        error, count = error + float(squares), count + values
     return math.inf if error == 0 else -10 * math.log10(error / count)
+
+
+def degraded_again(
+    lr: Tensor, sr: Tensor, kernel: Tensor, scale: int, downsample: str = "bicubic"
+) -> tuple[Tensor, int]:
+    """How far sr (1, C, s*h, s*w), degraded by a kernel (k, k), is from lr (1, C, h, w).
+
+    Returns the sum of squared differences and how many they are. A border as wide as the blur's
+    reach is left out: a crop is blurred with what lies outside it, which is not known. `downsample`
+    as in `pysr.degrade.classical`.
+    """
+    kernel = kernel[None].to(sr)
+    if downsample == "decimate":
+        again = blur_decimate(sr, kernel, scale)
+    else:
+        again = imresize(blur_decimate(sr, kernel), 1 / scale)
+    margin = math.ceil(kernel.shape[-1] / 2 / scale) + 2
+    margin = min(margin, (min(lr.shape[-2:]) - 1) // 2)
+    inner = (..., slice(margin, -margin or None), slice(margin, -margin or None))
+    difference = (again - lr)[inner]
+    return difference.square().sum(), difference.numel()

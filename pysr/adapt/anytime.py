@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pysr.adapt.budget import Budget
 from pysr.adapt.report import Check, Report
-from pysr.degrade import classical
+from pysr.consistency import degraded_again
 
 LOOK_EVERY = 20  # steps
 CLEAR = 10 * math.log10(12 * 255**2)  # dB, the noise of rounding to 8 bits: more tells nothing
@@ -73,19 +73,11 @@ def consistency(
 ) -> float:
     """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again by `kernel`.
 
-    A border as wide as the blur's reach is left out: what lies outside a crop is not known. At most
-    CLEAR; NaN where a restoration has one.
+    At most CLEAR; NaN where a restoration has one. See `pysr.consistency`.
     """
-    error, count = 0.0, 0
-    for one, restored in zip(lr, sr, strict=True):
-        reach = math.ceil(kernel.shape[-1] / 2 / scale) + 2
-        margin = min(reach, (min(one.shape[-2:]) - 1) // 2)
-        inner = (..., slice(margin, -margin or None), slice(margin, -margin or None))
-        again = classical(restored, kernel, scale, downsample=downsample, quantise=False)
-        difference = (again - one)[inner]
-        error = error + (difference**2).sum()
-        count += difference.numel()
-    error = float(error) / count
+    pairs = zip(lr, sr, strict=True)
+    errors = [degraded_again(one, restored, kernel, scale, downsample) for one, restored in pairs]
+    error = float(sum(squares for squares, _ in errors)) / sum(count for _, count in errors)
     return min(-10 * math.log10(max(error, 1e-12)), CLEAR)
 
 

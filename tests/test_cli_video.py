@@ -85,6 +85,7 @@ def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):
         (("{clip}", "{tmp}/o.mkv", "--jobs", "0"), "jobs: expected at least 1"),
         (("{text}", "{tmp}/o.mkv"), "in.txt: not readable as video"),
         (("{tmp}/none.mkv", "{tmp}/o.mkv"), "no such file"),
+        (("{clip}", "{tmp}/o.avi"), ".avi cannot hold this clip"),  # as its packets show
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(

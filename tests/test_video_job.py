@@ -145,6 +145,23 @@ def test_what_is_wrong_afterwards_is_not_put_in_place(
     assert left(tmp_path) == [".out.mkv.pysr"]
 
 
+def test_of_two_video_streams_the_one_asked_for_is_upscaled_and_checked(tiny_model, tmp_path):
+    """The other one is FFmpeg's own choice, before and after."""
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    parts = [draw_clip(tmp_path / "0.mkv", 6, size=(192, 256)), draw_clip(tmp_path / "1.mkv", 5)]
+    with av.open(source, "w") as container, av.open(parts[0]) as one, av.open(parts[1]) as other:
+        videos = [clip.streams.video[0] for clip in (one, other)]
+        copies = [container.add_stream_from_template(video, opaque=True) for video in videos]
+        for clip, copy in zip((one, other), copies, strict=True):
+            for packet in clip.demux(video=0):
+                if packet.pts is not None:
+                    packet.stream = copy
+                    container.mux(packet)
+    assert video.upscale(source, target, model=tiny_model, stream=1).frames == 5
+    sizes = [(len(clip), clip.width) for clip in (video.probe(target, i) for i in (0, 1))]
+    assert sizes == [(6, 256), (5, 128)]
+
+
 @pytest.mark.parametrize("lacking", ["disk", "folder", "source"])
 def test_what_cannot_be_is_refused_before_the_work(
     short_clip, tiny_model, tmp_path, monkeypatch, lacking

@@ -10,7 +10,7 @@ from video_clips import REAL, blank, draw_clip, number, uneven, upscale
 
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.mux import assemble, check_target
+from pysr.video.mux import assemble, check_target, rehearse
 from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding, SegmentWriter
 
@@ -186,8 +186,6 @@ def test_a_cover_picture_comes_along(tmp_path):
 @pytest.mark.parametrize(
     "suffix, target, words",
     [
-        (".mkv", "out.mp4", r"\.mp4 cannot hold stream 2: subtitle srt, deu; .* \.mkv can"),
-        (".mp4", "out.mkv", r"\.mkv cannot hold stream 2: subtitle mov_text, deu; .* \.mp4 can"),
         (".mp4", "out.webm", r"\.webm cannot hold stream 1: audio aac, eng"),
         (".mp4", "out.xyz", r"\.xyz cannot hold video"),
         (".mp4", "in.mp4", "overwrite its source"),
@@ -201,6 +199,52 @@ def test_what_a_container_cannot_hold_is_refused_before_the_work(tmp_path, suffi
     with pytest.raises(VideoError, match=words) as caught:
         check_target(tmp_path / target, clip, encoding)
     assert "\n" not in str(caught.value)
+
+
+def test_text_subtitles_take_the_form_that_a_container_holds_and_come_back(tmp_path):
+    source = draw_clip(tmp_path / "in.mkv", subtitles=("deu", "fra"))
+    other, again = tmp_path / "other.mp4", tmp_path / "again.mkv"
+    assert "subtitle srt, deu: fonts, colours and places" in " ".join(upscale(probe(source), other))
+    upscale(probe(other), again)
+    for stream in (1, 2):
+        assert _about(other, stream)[:2] == ("subtitle", "mov_text")
+        assert [words[2:12] for _, words in _lines(other, stream)] == [
+            b"line %d.%d" % (stream - 1, i) + b"\0\0" for i in range(3)
+        ]
+        assert _about(again, stream)[:3] == _about(source, stream)[:3]  # MP4 has a default track
+        assert _lines(again, stream) == _lines(source, stream)
+
+
+def _lines(path, stream):
+    with av.open(path) as container:
+        packets = [p for p in container.demux(stream) if p.size and bytes(p) != b"\0\0"]
+        return [((p.pts * p.time_base, p.duration * p.time_base), bytes(p)) for p in packets]
+
+
+def test_lines_that_overlap_are_not_moved_apart_for_mp4(tmp_path):
+    source = draw_clip(tmp_path / "in.mkv", 4, subtitles=("deu",), subtitle_seconds=0.5)
+    clip = probe(source)
+    with pytest.raises(
+        VideoError, match="1: subtitle srt, deu, of which lines overlap; .* .mkv can"
+    ):
+        check_target(tmp_path / "out.mp4", clip, Encoding.choose(clip, "out.mp4"))
+
+
+@pytest.mark.parametrize(
+    "suffix, words",
+    [
+        (".avi", "Invalid data"),
+        (".ts", "stream 1: subtitle srt, deu would be data there"),
+    ],
+)
+def test_what_only_packets_show_is_found_out_before_the_work(tmp_path, suffix, words):
+    clip = probe(draw_clip(tmp_path / "in.mkv", subtitles=("deu",)))
+    target, folder = tmp_path / f"out{suffix}", tmp_path / "work"
+    folder.mkdir()
+    with pytest.raises(VideoError, match=rf"{suffix} cannot hold this clip \({words}.*\.mkv"):
+        rehearse(target, clip, Encoding.choose(clip, target), (96, 128), folder)
+    rehearse(tmp_path / "o.mp4", clip, Encoding.choose(clip, "o.mp4"), (96, 128), folder)
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi"])
@@ -227,7 +271,8 @@ def test_wrong_segments_make_no_file(tmp_path, choose, words):
     for number_, path in enumerate(segments):
         with SegmentWriter(path, clip, (48, 64), encoding) as writer:
             for index in range(8 * number_, 8 * number_ + 8):
-                writer.write(torch.zeros(3, 48, 64), clip.pts[index], clip.durations[index])
+                frame = writer.samples(torch.zeros(3, 48, 64))
+                writer.write(frame, clip.pts[index], clip.durations[index])
     with pytest.raises(VideoError, match=words):
         assemble(target, clip, choose(segments), encoding)
     assert not target.exists() and len(list(tmp_path.iterdir())) == 4

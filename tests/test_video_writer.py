@@ -17,7 +17,7 @@ from pysr.video.writer import Encoding, SegmentWriter
 def _write(path, clip, encoding, rgbs):
     with SegmentWriter(path, clip, tuple(rgbs[0].shape[1:]), encoding) as writer:
         for index, rgb in enumerate(rgbs):
-            writer.write(rgb, clip.pts[index], clip.durations[index])
+            writer.write(writer.samples(rgb), clip.pts[index], clip.durations[index])
     return path
 
 
@@ -134,5 +134,6 @@ def test_a_segment_that_fails_leaves_no_file(tmp_path, size, shape, frames, word
         SegmentWriter(tmp_path / "s.mkv", clip, size, encoding) as writer,
     ):
         for index in frames:
-            writer.write(torch.rand(3, *shape), clip.pts[index], clip.durations[index])
+            frame = writer.samples(torch.rand(3, *shape))
+            writer.write(frame, clip.pts[index], clip.durations[index])
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -69,7 +69,7 @@ def upscale(clip: Clip, target: Path, frames=_doubled, **options) -> tuple[str, 
             head = next(made)
             with SegmentWriter(path, clip, tuple(head.shape[1:]), encoding) as writer:
                 for index, rgb in enumerate(itertools.chain([head], made), first):
-                    writer.write(rgb, clip.pts[index], clip.durations[index])
+                    writer.write(writer.samples(rgb), clip.pts[index], clip.durations[index])
         return assemble(target, clip, segments, encoding)
 
 
@@ -86,6 +86,7 @@ def draw_clip(
     rate: Fraction = Fraction(25),
     languages: tuple[str, ...] = (),
     subtitles: tuple[str, ...] = (),
+    subtitle_seconds: float = 0.2,
     chapters: bool = False,
     attachment: bytes | None = None,
     rotation: float | None = None,
@@ -98,6 +99,7 @@ def draw_clip(
 
     Args:
         pts: times in units of time_base; evenly spaced by `rate` when None.
+        subtitle_seconds: how long lines are shown that come every 0.3 s.
         tags: color_range, colorspace, color_primaries, color_trc as FFmpeg's numbers.
     """
     pts = pts or [round(i / rate / time_base) for i in range(frames)]
@@ -130,7 +132,9 @@ def draw_clip(
         for number, sound in enumerate(sounds):
             packets += tone(sound, float(seconds), 440 * (number + 1))
         for number, text in enumerate(texts):
-            packets += [_line(text, container, 300 * i, f"line {number}.{i}") for i in range(3)]
+            packets += [
+                _line(text, 300 * i, f"line {number}.{i}", subtitle_seconds) for i in range(3)
+            ]
         container.mux(sorted(packets, key=lambda p: (p.dts or 0) * p.time_base))
     return path
 
@@ -167,14 +171,14 @@ def _subtitles(container, path: Path, language: str):
     return stream
 
 
-def _line(stream, container, start: int, words: str):
-    text = words.encode() if stream.codec_context.name == "subrip" else None
+def _line(stream, start: int, words: str, seconds: float):
+    text = f"<i>{words}</i>".encode() if stream.codec_context.name == "subrip" else None
     if text is None:
         text = len(words).to_bytes(2, "big") + words.encode()
     packet = av.Packet(text)
     packet.stream, packet.time_base = stream, Fraction(1, 1000)
     packet.pts = packet.dts = start
-    packet.duration = 200
+    packet.duration = round(1000 * seconds)
     return packet
 
 

@@ -114,16 +114,17 @@ def from_rgb(rgb: Tensor, colour: ColourTags, depth: int, subsampling: tuple[int
     scale, offset, chroma_scale, chroma_offset = _quantisation(colour, depth)
     r, g, b = rgb.to(torch.float32).clamp(0, 1)
     if colour.matrix == RGB:
-        return tuple(_levels(c * scale + offset, depth) for c in (g, b, r))
+        return tuple(_levels(c, scale, offset, depth) for c in (g, b, r))
     red, blue = _WEIGHTS[colour.matrix]
-    y = red * r + (1 - red - blue) * g + blue * b
+    y = (red * r).add_(g, alpha=1 - red - blue).add_(b, alpha=blue)
     across, down = _SITED[colour.chroma_location]
+    # Down first: that is fast, and leaves half as much to be picked apart across.
     u, v = (
-        _downsample(_downsample(c, subsampling[0], 1, across), subsampling[1], 0, down)
-        for c in ((b - y) / (2 - 2 * blue), (r - y) / (2 - 2 * red))
+        _downsample(_downsample(c, subsampling[1], 0, down), subsampling[0], 1, across)
+        for c in ((b - y).div_(2 - 2 * blue), (r - y).div_(2 - 2 * red))
     )
-    chroma = (_levels(c * chroma_scale + chroma_offset, depth) for c in (u, v))
-    return (_levels(y * scale + offset, depth), *chroma)
+    chroma = (_levels(c, chroma_scale, chroma_offset, depth) for c in (u, v))
+    return (_levels(y, scale, offset, depth), *chroma)
 
 
 def _quantisation(colour: ColourTags, depth: int) -> tuple[float, float, float, float]:
@@ -141,8 +142,8 @@ def _float32(plane: Tensor) -> Tensor:
     return plane.to(torch.float32)
 
 
-def _levels(x: Tensor, depth: int) -> Tensor:
-    x = x.round().clamp_(0, 2**depth - 1)
+def _levels(x: Tensor, scale: float, offset: float, depth: int) -> Tensor:
+    x = (x * scale).add_(offset).round_().clamp_(0, 2**depth - 1)
     return x.to(torch.uint8) if depth <= 8 else x.to(torch.int32).to(torch.uint16)
 
 

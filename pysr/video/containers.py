@@ -11,9 +11,10 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
-from pysr.video import images
+from pysr.video import images, subtitles
 from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.encoding import Encoding
 from pysr.video.planes import layout
@@ -66,12 +67,16 @@ def _refused(suffix: str, opened, clip: Clip, encoding: Encoding) -> tuple[list,
     if _time_base(suffix, clip, encoding) is None:
         refused.append(f"video {encoding.codec} {encoding.pixel_format}")
     for stream in _others(opened, clip):
-        if _carries(suffix, stream):
-            continue
-        if stream.type == "data":
+        way = _way(suffix, stream)
+        if way is None and stream.type == "data":
             left_out.append(f"{in_words(stream)}: {suffix} does not hold it")
-        else:
+        elif way is None:
             refused.append(in_words(stream))
+        elif way is subtitles.add:
+            form = subtitles.other_form(stream)
+            if form == "mov_text" and subtitles.overlap(clip, stream):
+                refused.append(f"{in_words(stream)}, of which lines overlap")
+            left_out.append(f"{in_words(stream)}: fonts, colours and places: it becomes {form}")
     return refused, left_out
 
 
@@ -88,9 +93,11 @@ def _others(opened, clip: Clip) -> list:
     ]
 
 
-def carried(suffix: str, opened, clip: Clip) -> list:
-    """The streams to copy that a container takes."""
-    return [stream for stream in _others(opened, clip) if _carries(suffix, stream)]
+def carried(suffix: str, opened, clip: Clip) -> dict[int, Callable]:
+    """The streams that a container takes, by number, and what adds each to it: `copy_stream`, or
+    `subtitles.add` for those that come in another form."""
+    ways = {stream.index: _way(suffix, stream) for stream in _others(opened, clip)}
+    return {index: way for index, way in ways.items() if way is not None}
 
 
 def copy_stream(container, stream):
@@ -114,8 +121,12 @@ def copy_stream(container, stream):
     return copy
 
 
-def _carries(suffix: str, stream) -> bool:
-    return _written_header(suffix, lambda container: copy_stream(container, stream)) is not None
+def _way(suffix: str, stream) -> Callable | None:
+    ways = [copy_stream, *([subtitles.add] if subtitles.other_form(stream) else [])]
+    for way in ways:
+        if _written_header(suffix, partial(way, stream=stream)) is not None:
+            return way
+    return None
 
 
 def _time_base(suffix: str, clip: Clip, encoding: Encoding) -> Fraction | None:

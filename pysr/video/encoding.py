@@ -20,9 +20,10 @@ PNG = "png"
 # every machine. x264 lowers it by itself for low pictures, by a rule that knows the height only.
 _THREADS = 8
 _X265_FRAME_THREADS = 3
-# crf and preset where the user names none: visually lossless, at a speed below a network's.
+# crf and preset where the user names none: visually lossless, at a speed below a network's. Beside
+# medium, x264's faster takes half the time, up to a tenth more room, and at 50 dB up to 0.7 less.
 _DEFAULTS = {
-    "libx264": (16, "medium"),
+    "libx264": (16, "faster"),
     "libx265": (18, "medium"),
     "libsvtav1": (24, "8"),
     "libvpx-vp9": (20, None),

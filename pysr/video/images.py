@@ -127,11 +127,13 @@ class Folder:
     def __exit__(self, kind, error, trace) -> None:
         self._exits.__exit__(kind, error, trace)
 
-    def write(self, rgb: Tensor, pts: int) -> None:
+    def samples(self, rgb: Tensor) -> tuple[Tensor, ...]:
         levels = (rgb.clamp(0, 1) * self._levels).round().to(torch.int32)
-        dtype = np.uint8 if self._levels == 255 else np.uint16
-        pixels = levels.permute(1, 2, 0).cpu().numpy().astype(dtype)
-        picture = pictures.Picture(pixels)
+        dtype = torch.uint8 if self._levels == 255 else torch.uint16
+        return (levels.to(dtype).permute(1, 2, 0),)
+
+    def write(self, samples: tuple[Tensor, ...], pts: int) -> None:
+        picture = pictures.Picture(np.ascontiguousarray(samples[0].numpy()))
         pictures.write(self._beside / f"{self._written:08d}.png", picture)
         self._written += 1
 

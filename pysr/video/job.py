@@ -21,17 +21,17 @@ import numpy as np
 import pysr
 from pysr.nets import DAN, fingerprint, load_dan
 from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
-from pysr.video import adapting, checks, figures
+from pysr.video import adapting, checks
 from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.cluster import make
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
+from pysr.video.figures import ShotReport, report
 from pysr.video.journal import Journal, digest
-from pysr.video.mux import check_target
+from pysr.video.mux import check_target, rehearse
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
-from pysr.video.report import ShotReport
 from pysr.video.segments import LENGTH, Segment, plan
 from pysr.video.target import check_paths, place, put_together
 from pysr.video.track import Shot, track
@@ -181,6 +181,8 @@ def upscale(
         upscaler,
         Journal.opened(final, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
+        size = tuple(upscaler.scale * n for n in (clip.height, clip.width))
+        rehearse(target, clip, encoding, size, journal.work)
         shots = _shots(upscaler, clip, kernel, journal, clock)
         models = {}
         if adapt is not None:
@@ -223,7 +225,6 @@ def upscale(
         )
         clock.stage("assembling")
         paths = [journal.segment(s.index) for s in segments]
-        size = (upscaler.scale * clip.height, upscaler.scale * clip.width)
         lost += put_together(target, clip, paths, encoding, size, journal.work)
         facts = [Facts(**journal.facts(s.index)) for s in segments]
         journal.remove()
@@ -239,7 +240,7 @@ def upscale(
         times=times,
         tile=min(f.tile for f in facts),
         workers=_by_worker(facts),
-        shots=figures.report(shots, network, [f.figures for f in facts]),
+        shots=[_reported(shot, network, facts) for shot in shots],
         lost=list(dict.fromkeys(lost)),
     )
 
@@ -260,6 +261,13 @@ def _shots(
         noted = [shot.to_json() for shot in track(upscaler, frames)]
         journal.note("shots", noted)
     return [Shot.from_json(shot) for shot in noted]
+
+
+def _reported(shot: Shot, model: DAN, facts: list[Facts]) -> ShotReport:
+    """Of a shot what all segments gathered."""
+    name = str(shot.first)
+    parts = [each.figures[name] for each in facts if name in each.figures]
+    return report(shot.first, shot.stop, shot.kernel(model), shot.spread, parts)
 
 
 def _by_worker(facts: list[Facts]) -> dict[str, int]:

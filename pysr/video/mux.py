@@ -8,19 +8,23 @@ reordering in any segment: so they rise across the joints whatever encoders thou
 from __future__ import annotations
 
 import heapq
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pysr.files import written_whole
-from pysr.video import images
+from pysr.video import images, subtitles
 from pysr.video.clip import Clip, VideoError, pyav
-from pysr.video.containers import carried, check_target, copy_stream, source
+from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
-from pysr.video.writer import FIRST_PTS, FRAME
+from pysr.video.reader import probe
+from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 
-__all__ = ["assemble", "check_target"]
+__all__ = ["assemble", "check_target", "rehearse"]
 
 # What describes the old file and not the film; the muxer writes its own.
 _TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"}
@@ -30,6 +34,7 @@ _MP4_TAGS = set(
     "title artist album album_artist composer comment copyright date description genre grouping "
     "lyrics show synopsis track creation_time".split()
 )
+_REHEARSED = 8  # frames: with some between others, as encoders have them
 _MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
 
 
@@ -68,6 +73,56 @@ def assemble(
         raise VideoError(f"{target}: cannot be written ({error.strerror})") from None
 
 
+def rehearse(
+    target: Path, clip: Clip, encoding: Encoding, size: tuple[int, int], folder: Path
+) -> None:
+    """Write the file that will be, with a few black frames, into `folder`, and read it back.
+
+    Some muxers take a stream's header and find out only from its packets that they cannot hold it,
+    or write what nobody can read; better now than after hours.
+
+    Args:
+        size: (height, width) of the result.
+    Raises:
+        VideoError: if that is so, or if the encoder refuses the size.
+    """
+    if encoding.images:
+        return
+    count = min(len(clip), _REHEARSED)
+    few = replace(clip, pts=clip.pts[:count], durations=clip.durations[:count], keys=(0,))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        black, whole = Path(scratch, "black.mkv"), Path(scratch, f"whole{target.suffix}")
+        with SegmentWriter(black, few, size, encoding) as writer:
+            samples = writer.samples(torch.zeros(3, *size))
+            for pts, duration in zip(few.pts, few.durations, strict=True):
+                writer.write(samples, pts, duration)
+        problem = _tried(whole, few, _measured(target, few, [black]))
+    if problem:
+        raise VideoError(
+            f"{target}: {target.suffix} cannot hold this clip ({problem}); a name ending in .mkv "
+            "holds nearly everything"
+        )
+
+
+def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> str:
+    """What goes wrong in writing and reading a file, in words; empty if nothing does."""
+    try:
+        with source(clip) as opened:
+            _write(whole, whole.suffix, opened, clip, segments)
+            probe(whole)
+            if opened is None:
+                return ""
+            with pyav().open(whole, metadata_errors="replace") as written:
+                for before, after in _pairs(written, whole.suffix, opened, clip):
+                    if before.type in ("audio", "subtitle") and after.type != before.type:
+                        return f"{in_words(before)} would be {after.type} there"
+        return ""
+    except pyav().FFmpegError as error:
+        return error.strerror
+    except VideoError as error:
+        return str(error).removeprefix(f"{whole}: ")
+
+
 def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:
     measured, first = [], 0
     for path in map(Path, segments):
@@ -97,14 +152,15 @@ def _write(path: Path, suffix: str, opened, clip: Clip, segments: list[_Segment]
         av.open(path, "w", container_options=options) as container,
         av.open(segments[0].path) as template,
     ):
-        copies = _streams(container, suffix, opened, clip, template.streams.video[0])
+        ways = carried(suffix, opened, clip)
+        copies = _streams(container, suffix, opened, clip, template.streams.video[0], ways)
         video = copies.pop(clip.stream)
         headers = template.streams.video[0].codec_context.extradata
         packets = [_video_packets(clip, segments, video, headers)]
         if opened is not None:
             container.metadata.update(_kept(opened.metadata))
             container.set_chapters(opened.chapters())
-            packets.append(_copied_packets(opened, copies))
+            packets.append(_copied_packets(opened, copies, ways))
         for packet in heapq.merge(*packets, key=_seconds):
             container.mux(packet)
 
@@ -129,19 +185,19 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _streams(container, suffix: str, opened, clip: Clip, template) -> dict:
+def _streams(container, suffix: str, opened, clip: Clip, template, ways: dict) -> dict:
     """The target's streams by their number in the source, in the source's order."""
     copies = {}
-    keep = {stream.index: stream for stream in carried(suffix, opened, clip)}
-    for index in sorted({clip.stream, *keep}):
+    for index in sorted({clip.stream, *ways}):
         if index == clip.stream:
             copies[index] = _video_stream(container, suffix, opened, clip, template)
             continue
-        copy = copy_stream(container, keep[index])
+        origin = opened.streams[index]
+        copy = ways[index](container, origin)
         if copy is None:
-            _attach_picture(container, clip, keep[index])
+            _attach_picture(container, clip, origin)
         else:
-            copy.metadata.update(_kept(keep[index].metadata))
+            copy.metadata.update(_kept(origin.metadata))
             copies[index] = copy
     return copies
 
@@ -194,15 +250,21 @@ def _video_packets(clip: Clip, segments: list[_Segment], stream, headers) -> Ite
                 yield packet
 
 
-def _copied_packets(opened, copies: dict) -> Iterator:
+def _copied_packets(opened, copies: dict, ways: dict) -> Iterator:
     keep = pyav().stream.Discard
     for stream in opened.streams:
         stream.discard = keep.default if stream.index in copies else keep.all
     for packet in opened.demux():
         if packet.size == 0 and packet.pts is None:
             continue  # what flushes decoders
-        if packet.stream_index in copies and not _is_gap(packet):
-            packet.stream = copies[packet.stream_index]
+        if packet.stream_index not in copies or _is_gap(packet):
+            continue
+        copy = copies[packet.stream_index]
+        if ways[packet.stream_index] is subtitles.add:
+            packet = subtitles.converted(packet, copy)
+        else:
+            packet.stream = copy
+        if packet is not None:
             yield packet
 
 
@@ -221,11 +283,9 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
     """What the finished file holds differently from the source, found by reading it."""
     if opened is None:
         return []
-    kept = {stream.index for stream in carried(suffix, opened, clip)} | {clip.stream}
     with pyav().open(path, metadata_errors="replace") as written:
         changes = []
-        sources = _tracks(s for s in opened.streams if s.index in kept)
-        for before, after in zip(sources, _tracks(written.streams), strict=False):
+        for before, after in _pairs(written, suffix, opened, clip):
             if before.index == clip.stream:
                 changes += _video_changes(suffix, clip, written, after)
             changes += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
@@ -234,6 +294,13 @@ def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
         names = {name.lower() for name in written.metadata}
         gone = [name for name in _kept(opened.metadata) if name.lower() not in names]
         return changes + [f"the tag {name} is lost" for name in gone]
+
+
+def _pairs(written, suffix: str, opened, clip: Clip) -> list[tuple]:
+    """The tracks of a source that a finished file has too, and there."""
+    kept = {clip.stream, *carried(suffix, opened, clip)}
+    sources = _tracks(s for s in opened.streams if s.index in kept)
+    return list(zip(sources, _tracks(written.streams), strict=False))
 
 
 def _tracks(streams) -> list:

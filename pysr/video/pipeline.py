@@ -1,12 +1,17 @@
 """Decoding, restoring and encoding at the same time, each in a thread, joined by short queues.
 
 Nearly all of the time goes into restoring, in the calling thread; the other two keep out of its way
-and hold few frames, since one of 4K takes 100 MB. FFmpeg and torch release the GIL. An error in any
-of the three stops them all and is raised once.
+and hold few frames, since one of 4K takes 100 MB. FFmpeg and torch release the GIL. On Linux, where
+threads have priorities, theirs and those of FFmpeg's threads are low: on a CPU the network is a
+chain of short parallel steps, each as slow as its slowest thread, and encoding fits into the gaps
+between them. Where it does not, its queue fills up, and it has the CPU while the network waits. An
+error in any of the three stops them all and is raised once.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
+NICE = 10  # levels of 19
 DEPTH = 3  # frames in a queue: enough to bridge a key frame that takes longer than the others
 
 A = TypeVar("A")
@@ -56,6 +62,10 @@ def run(
     started = time.perf_counter()
     ended = {}
 
+    def beside(name: str, stage: Callable[[], None]) -> None:
+        _yield_to_others()
+        guarded(name, stage)
+
     def guarded(name: str, stage: Callable[[], None]) -> None:
         try:
             stage()
@@ -82,7 +92,7 @@ def run(
         sink(iter(restored))
 
     threads = [
-        threading.Thread(target=guarded, args=(stage.__name__, stage), daemon=True)
+        threading.Thread(target=beside, args=(stage.__name__, stage), daemon=True)
         for stage in (decode, encode)
     ]
     for thread in threads:
@@ -100,6 +110,12 @@ def run(
         encode=ended["encode"] - restored.empty,
         waiting=waiting,
     )
+
+
+def _yield_to_others() -> None:
+    """Lower the calling thread's priority, and that of threads it will start."""
+    if sys.platform == "linux":  # elsewhere it would be the whole process's
+        os.nice(NICE)
 
 
 class _Stopped(Exception):

@@ -7,6 +7,7 @@ frame's bits depend on which others it was restored with.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -122,15 +123,21 @@ class Copier:
             return Moving(tensors)
         return Moving(tensors, torch.cuda.current_stream(self._device).record_event())
 
-    def download(self, moving: Moving) -> tuple[Tensor, ...]:
-        """To the host; waits. Called by the thread that encodes."""
+    def download(
+        self, moving: Moving, last: Callable[..., tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `last` makes of the tensors on the device, to the host; waits.
+
+        Called by the thread that encodes; `last` too runs beside the model.
+        """
         if self._stream is None:
-            return moving.tensors
+            return last(*moving.tensors)
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(moving.ready)
-            host = []
             for tensor in moving.tensors:
                 tensor.record_stream(self._stream)
+            host = []
+            for tensor in last(*moving.tensors):
                 pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                 host.append(pinned.copy_(tensor, non_blocking=True))
         self._stream.synchronize()

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
+from torch import Tensor
+
 from pysr import arrays
 from pysr.upscaler import TILE, Estimate, Upscaled, Upscaler, check_tile
-from pysr.video.report import Meter, ShotReport
+from pysr.video.figures import Meter, ShotReport, report
 from pysr.video.shots import with_cuts
 from pysr.video.track import LiveTrack, observe
 
@@ -34,7 +37,7 @@ def stream(
         on_shot: called with what was found out about a shot when its last frame has come out.
     Returns:
         an iterator of as many results, in order, each of its frame's type, dtype and device. Their
-        `consistency` is measured on every 16th frame of a shot and stands until the next, their
+        `consistency` is measured on every 32nd frame of a shot and stands until the next, their
         `confidence` is 1 less the spread of the shot so far.
     Raises:
         ValueError, TypeError: at once for a kernel or tile that `__call__` refuses; at its turn for
@@ -83,7 +86,8 @@ class _Stream:
         self._first = self._done = index
         self._waiting: deque[arrays.Unpacked] = deque()
         self._track = LiveTrack(self._upscaler.model, index)
-        self._meter = Meter(self._upscaler, index)
+        self._meter = Meter(self._upscaler)
+        self._kernels: Tensor = torch.zeros(())  # their sum
 
     def _finish(self, stop: int) -> Iterator[Upscaled]:
         """Settle what still waits of the shot that ends before frame `stop`, and report."""
@@ -91,7 +95,9 @@ class _Stream:
             self._observe(stop - 1)
         yield from self._settle(stop)
         if self._on_shot is not None:
-            self._on_shot(self._meter.report(0.0 if self._given else self._track.spread))
+            kernel = self._kernels / (stop - self._first)
+            spread = 0.0 if self._given else self._track.spread
+            self._on_shot(report(self._first, stop, kernel, spread, [self._meter.gathered]))
 
     def _observe(self, index: int) -> None:
         """Estimate the blur of the frame that came last."""
@@ -104,12 +110,13 @@ class _Stream:
             index, picture = self._done, self._waiting.popleft()
             estimate = self._given or shot.estimate(self._upscaler.model, index)
             out, recomputed = self._upscaler.restored(picture, estimate, self._tile)
-            self._meter.add(picture, out, estimate.kernel)
+            self._meter.add(index - self._first, picture.rgb, out, estimate.kernel)
+            self._kernels = self._kernels + estimate.kernel
             self._done += 1
             yield Upscaled(
                 image=picture.pack(out),
                 kernel=picture.like(estimate.kernel),
-                consistency=self._meter.consistency,
+                consistency=self._meter.consistencies[-1],
                 confidence=estimate.confidence,
                 recomputed=recomputed,
             )

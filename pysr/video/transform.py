@@ -17,7 +17,7 @@ from torch import Tensor
 from pysr.video import pipeline
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
-from pysr.video.mux import check_target
+from pysr.video.mux import check_target, rehearse
 from pysr.video.reader import Frame, probe, read
 from pysr.video.target import check_paths, place, put_together
 from pysr.video.writer import SegmentWriter
@@ -67,12 +67,13 @@ def transform(
         return frame, change(rgb, frame.index)[0].cpu()
 
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as work:
+        rehearse(target, clip, encoding, (height, width), Path(work))
         segment = Path(work) / f"segment{encoding.suffix}"
 
         def encode(frames: Iterator[tuple[Frame, Tensor]]) -> None:
             with SegmentWriter(segment, clip, (height, width), encoding) as writer:
                 for frame, rgb in frames:
-                    writer.write(rgb, frame.pts, frame.duration)
+                    writer.write(writer.samples(rgb), frame.pts, frame.duration)
 
         pipeline.run(read(clip), changed, encode)
         lost += put_together(target, clip, [segment], encoding, (height, width), Path(work))

@@ -13,6 +13,7 @@ import socket
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -23,7 +24,7 @@ from pysr.video import pipeline
 from pysr.video.clip import Clip, VideoError
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
-from pysr.video.figures import Figures
+from pysr.video.figures import Meter
 from pysr.video.journal import digest
 from pysr.video.reader import Frame, read
 from pysr.video.restore import Copier, FrameError, FrameRestorer, Moving
@@ -68,7 +69,7 @@ class Facts:
     Attributes:
         tile: the smallest that it needed.
         worker: host and process that made it.
-        figures: see `Figures.gathered`.
+        figures: by the first frames of its shots, see `Meter.gathered`.
     """
 
     frames: int
@@ -128,9 +129,8 @@ class Worker:
 
     def _decoded(self, segments: Iterable[Segment]) -> Generator[_Decoded, None, None]:
         for segment in segments:
-            figures = Figures(self._upscaler)
             for frame in read(self.work.clip, segment.first, segment.stop):
-                yield _Decoded(segment, figures, frame, self._up.upload(frame.planes))
+                yield _Decoded(segment, frame, self._up.upload(frame.planes))
 
     def _restored(self, decoded: _Decoded) -> _Restored:
         clip, index = self.work.clip, decoded.frame.index
@@ -140,8 +140,16 @@ class Worker:
         kernel, upscaler = self._tools(shot)
         code = shot.code(index).to(self._upscaler.device)
         out = self._restorer(upscaler, index, lr, Estimate(kernel, code, 1 - shot.spread))
-        decoded.figures.add(index, shot, kernel, lr, out)
-        return _Restored(decoded, self._down.made((out[0],)), self._restorer.tile)
+        return _Restored(decoded, shot, kernel, self._down.made((lr, out)), self._restorer.tile)
+
+    @staticmethod
+    def _measured(
+        restored: _Restored, meter: Meter, writer: SegmentWriter, lr: Tensor, out: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A frame as the encoder takes it, and a look at it while the device has it."""
+        offset = restored.decoded.frame.index - restored.shot.first
+        meter.add(offset, lr, out, restored.kernel)
+        return writer.samples(out[0])
 
     def _tools(self, shot: Shot) -> tuple[Tensor, Upscaler]:
         """A shot's kernel, and what restores it."""
@@ -161,19 +169,23 @@ class Worker:
         advanced: Callable[[int], None],
     ) -> Facts:
         expected, tile = segment.first, self.work.tile
+        meters: dict[str, Meter] = {}
         with SegmentWriter(path, self.work.clip, self.size, self.work.encoding) as writer:
             for restored in frames:
-                frame, figures = restored.decoded.frame, restored.decoded.figures
+                frame = restored.decoded.frame
                 if frame.index != expected:
                     raise FrameError(f"frame {expected} was expected, frame {frame.index} came")
-                (rgb,) = self._down.download(restored.rgb)
-                writer.write(rgb, frame.pts, frame.duration)
+                meter = meters.setdefault(str(restored.shot.first), Meter(self._upscaler))
+                measured = partial(self._measured, restored, meter, writer)
+                samples = self._down.download(restored.made, measured)
+                writer.write(samples, frame.pts, frame.duration)
                 tile = min(tile, restored.tile)
                 expected += 1
                 advanced(1)
             if expected != segment.stop:
                 raise FrameError(f"frame {expected} is missing")
-        return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}", figures.gathered)
+        figures = {first: meter.gathered for first, meter in meters.items()}
+        return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}", figures)
 
 
 def check_input(work: Work) -> None:
@@ -192,13 +204,16 @@ def check_input(work: Work) -> None:
 @dataclass(frozen=True)
 class _Decoded:
     segment: Segment
-    figures: Figures
     frame: Frame
     planes: Moving
 
 
 @dataclass(frozen=True)
 class _Restored:
+    """`made` are the frame that came in and the one that goes out, as `Meter.add` takes them."""
+
     decoded: _Decoded
-    rgb: Moving
+    shot: Shot
+    kernel: Tensor
+    made: Moving
     tile: int

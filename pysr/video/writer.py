@@ -60,16 +60,20 @@ class SegmentWriter:
             raise error
         self._sink.__exit__(kind, error, trace)
 
-    def write(self, rgb: Tensor, pts: int, duration: int) -> None:
-        """Add a frame: (3, H, W) float in [0, 1]; pts and duration in the clip's time base.
-
-        They say which frame it is: after the first one, only the clip's next one is taken.
-        """
+    def samples(self, rgb: Tensor) -> tuple[Tensor, ...]:
+        """A frame (3, H, W), float in [0, 1], as `write` takes it: integers, on the same device."""
         if tuple(rgb.shape) != (3, *self._size):
             raise VideoError(
                 f"{self._path}: expected a frame of shape {(3, *self._size)}, "
                 f"got {tuple(rgb.shape)}"
             )
+        return self._sink.samples(rgb)
+
+    def write(self, samples: tuple[Tensor, ...], pts: int, duration: int) -> None:
+        """Add a frame that `samples` made; pts and duration in the clip's time base.
+
+        They say which frame it is: after the first one, only the clip's next one is taken.
+        """
         index = bisect_left(self._clip.pts, pts) if self._next is None else self._next
         known = zip(self._clip.pts[index : index + 1], self._clip.durations[index:], strict=False)
         if (pts, duration) not in known:
@@ -78,7 +82,7 @@ class SegmentWriter:
                 f"lasts {duration}"
             )
         self._next = index + 1
-        self._sink.write(rgb, pts)
+        self._sink.write(samples, pts)
 
 
 class _Encoder:
@@ -107,8 +111,10 @@ class _Encoder:
             else:
                 self._exits.__exit__(kind, error, trace)
 
-    def write(self, rgb: Tensor, pts: int) -> None:
-        planes = from_rgb(rgb, self._colour, self._layout.depth, self._layout.subsampling)
+    def samples(self, rgb: Tensor) -> tuple[Tensor, ...]:
+        return from_rgb(rgb, self._colour, self._layout.depth, self._layout.subsampling)
+
+    def write(self, planes: tuple[Tensor, ...], pts: int) -> None:
         frame = to_frame(planes, self._encoding.pixel_format)
         frame.pts, frame.time_base = self._written, self._stream.codec_context.time_base
         if self._written == 0:

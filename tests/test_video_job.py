@@ -139,7 +139,7 @@ def test_what_is_wrong_afterwards_is_not_put_in_place(
         draw_clip(target, FRAMES - 1, languages=("eng",))
         return ()
 
-    monkeypatch.setattr(job, "assemble", wrong)
+    monkeypatch.setattr("pysr.video.target.assemble", wrong)
     with pytest.raises(CheckError, match="frames .47, expected 48.*size.*sound 1"):
         video.upscale(short_clip, tmp_path / "out.mkv", model=tiny_model)
     assert left(tmp_path) == [".out.mkv.pysr"]

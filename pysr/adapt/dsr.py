@@ -29,7 +29,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished
 from pysr.adapt.pairs import matrix_pairs, own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import estimated_kernel, judged_on, one_picture
+from pysr.adapt.picture import estimated_kernel, judged_on, own_teacher
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import ZSSR, Learning, plain_body, zssr_phases
 from pysr.degrade.deep_linear import GivenBlur
@@ -189,7 +189,7 @@ def dsr(
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)
     scale = model.config.scale
-    lr = one_picture(image, scale, device)
+    lr = own_teacher(image, scale, device)
     if kernel is None:
         kernel = estimated_kernel(lr, model, device)
     kernel = blur.check_kernel(kernel).cpu()

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pysr import arrays, blur
+from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
-from pysr.adapt.picture import estimated_kernel
+from pysr.adapt.picture import estimated_kernel, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
@@ -273,10 +273,7 @@ def onsr(
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ONSRConfig()
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)
-    picture = arrays.unpack(image)
-    if len(picture.rgb) != 1:
-        raise ValueError(f"image: expected one picture, got a batch of {len(picture.rgb)}")
-    lr, scale = picture.rgb.to(device), model.config.scale
+    lr, scale = one_picture(image, device), model.config.scale
     pool = pool_for(lr, scale, hr_pool, config, seed)
     if kernel is None:
         degradation = first_blur(lr, model, config)

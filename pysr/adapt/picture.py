@@ -1,4 +1,4 @@
-"""What ZSSR and DSR are given, checked: the picture, and the blur that was done to it."""
+"""What a method is given, checked: the picture, and the blur that was done to it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
 JUDGED_SIDE = 128  # LR pixels, at most
 
 
-def one_picture(image, scale: int, device: torch.device) -> Tensor:
-    """A user's picture as (1, 3, H, W) on the device.
-
-    Raises ValueError for several pictures, or one too small to be its own ground truth.
-    """
+def one_picture(image, device: torch.device) -> Tensor:
+    """A user's picture as (1, 3, H, W) on the device. Raises ValueError for several pictures."""
     rgb = arrays.unpack(image).rgb
     if len(rgb) != 1:
         raise ValueError(f"image: expected one picture, got a batch of {len(rgb)}")
-    least, (height, width) = scale * LEAST_SIDE, rgb.shape[-2:]
+    return rgb.to(device)
+
+
+def own_teacher(image, scale: int, device: torch.device) -> Tensor:
+    """The same of a picture that is learned from by itself.
+
+    Raises ValueError for one too small to be its own ground truth.
+    """
+    lr = one_picture(image, device)
+    least, (height, width) = scale * LEAST_SIDE, lr.shape[-2:]
     if min(height, width) < least:
         raise ValueError(
             f"image: expected at least {least}x{least} pixels to learn x{scale} from, got "
             f"{width}x{height}"
         )
-    return rgb.to(device)
+    return lr
 
 
 def judged_on(lr: Tensor) -> list[Tensor]:

@@ -27,7 +27,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished, symmetries
 from pysr.adapt.pairs import own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import judged_on, one_picture
+from pysr.adapt.picture import judged_on, own_teacher
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.nets.parts import BicubicUpsample, check_scale
@@ -221,7 +221,7 @@ def zssr(
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ZSSRConfig()
     base = ZSSR(ZSSRSizes(scale, config.layers, config.features, config.gradual), seed)
     device = usable_device(device)
-    lr = one_picture(image, scale, device)
+    lr = own_teacher(image, scale, device)
     kernel = blur.dirac(1) if kernel is None else blur.check_kernel(kernel).cpu()
     settings = {"downsample": downsample, "noise": config.noise}
     form = partial(finished_zssr, kernel=kernel, **settings)

@@ -253,7 +253,7 @@ def test_the_recipes_that_ship_are_sound():
     ("text", "message"),
     [
         ("kind = ", "not a TOML file"),
-        ('kind = "gan"', "kind: expected one of dan, dml, abl, got 'gan'"),
+        ('kind = "gan"', "kind: expected one of dan, dml, abl, sr, got 'gan'"),
         ('kind = "dan"\n[model]\nfeaturs = 3', "model.featurs: unknown"),
         ('kind = "dan"\n[model]\nfeatures = "many"', "model.features: expected int, got 'many'"),
         ('kind = "dan"\n[model]\nscale = 7', "scale: expected 1, 2, 3 or 4"),

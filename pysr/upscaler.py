@@ -32,7 +32,7 @@ from pysr import arrays, engines
 from pysr.consistency import consistency
 from pysr.estimation import Estimate, estimation_of
 from pysr.nets import load_model
-from pysr.nets.parts import AFFORDABLE_HALO
+from pysr.nets.parts import halo_of, scale_of
 from pysr.resize import imresize
 from pysr.tiling import Crop, informative_crops, scaled, spans, tiles, whole
 
@@ -122,10 +122,10 @@ class Upscaler:
         precision: str = "auto",
     ):
         self.device = usable_device(device)
-        self.scale = _scale_of(model)
+        self.scale = scale_of(model)
         self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
-        self._halo = getattr(model, "halo", AFFORDABLE_HALO)
+        self._halo = halo_of(model)
         self._guard = engines.Guard(
             self.engine, lambda: engines.create("torch", model, self.device, "float32")
         )
@@ -287,14 +287,6 @@ class Upscaler:
             return None, total
 
         return self._guard.run("picture", fill)[1]
-
-
-def _scale_of(model: nn.Module) -> int:
-    scale = getattr(getattr(model, "config", model), "scale", None)
-    if scale is None:
-        kind = type(model).__name__
-        raise ValueError(f"model: expected a scale, as scale or config.scale; {kind} has none")
-    return scale
 
 
 def _kernels(picture: arrays.Unpacked, found: list[Estimate]):

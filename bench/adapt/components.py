@@ -14,8 +14,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from common import made_by
 from torch import Tensor, nn
 
 import pysr
@@ -153,11 +152,8 @@ def save(options: argparse.Namespace, rows: Sequence[dict]) -> None:
         for kind in ("plain", "back-projected")
         for kernel in ("true", "estimated")
     }
-    commit = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     content = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "torch": torch.__version__,
+        **made_by(),
         "start": os.path.basename(options.start),
         "steps": options.steps,
         "side": SIDE,

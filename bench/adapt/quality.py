@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from common import made_by
 from torch import Tensor, nn
 
 from pysr import arrays, pictures
@@ -154,17 +153,9 @@ def main() -> None:
         print("|", " | ".join(str(value) for value in list(row.values())[:-1]), "|")
     if options.results:
         with written_whole(options.results) as beside:
-            beside.write_text(json.dumps({**made_by(), "rows": rows}, indent=1) + "\n")
-
-
-def made_by() -> dict:
-    commit = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "torch": torch.__version__,
-        "seed": SEED,
-    }
+            beside.write_text(
+                json.dumps({**made_by(), "seed": SEED, "rows": rows}, indent=1) + "\n"
+            )
 
 
 if __name__ == "__main__":

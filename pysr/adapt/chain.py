@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr.degrade.deep_linear import GivenBlur, convolved
-from pysr.nets.parts import AFFORDABLE_HALO, BicubicUpsample
+from pysr.nets.parts import BicubicUpsample, halo_of, scale_of
 
 ORIENTATIONS = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 # How much of a kernel may lie elsewhere after a turn for the turned picture to count as one of the
@@ -87,14 +87,6 @@ class BackProjected(nn.Module):
 def finished(network: nn.Module, degradation: GivenBlur, noise: float) -> BackProjected:
     """A network that was taught a picture, back-projected unless the picture is noisy."""
     return BackProjected(network, degradation, 0 if noise else ROUNDS)
-
-
-def scale_of(network: nn.Module) -> int:
-    return getattr(network, "config", network).scale
-
-
-def halo_of(network: nn.Module) -> int:
-    return getattr(network, "halo", AFFORDABLE_HALO)
 
 
 def turned(x: Tensor, turns: int, flip: bool) -> Tensor:

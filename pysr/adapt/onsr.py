@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
-from pysr.adapt.picture import estimated_kernel, one_picture
+from pysr.adapt.picture import estimated_kernel, inside, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
@@ -214,10 +214,6 @@ def margin(scale: int, patch: int) -> int:
     """LR pixels at a patch's border that the initial blur reaches from outside."""
     reach = sum(size // 2 for size in SIZES[scale])
     return min(math.ceil(reach / scale), (patch - 1) // 2)
-
-
-def inside(x: Tensor, border: int) -> Tensor:
-    return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border]
 
 
 def middle(x: Tensor) -> Tensor:

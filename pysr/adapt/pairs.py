@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pysr.adapt.onsr import inside
-from pysr.adapt.picture import LEAST_SIDE
+from pysr.adapt.picture import LEAST_SIDE, inside
 from pysr.adapt.pool import Patches
 from pysr.degrade import to_8bit
 from pysr.degrade.deep_linear import GivenBlur

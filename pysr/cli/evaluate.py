@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    models = options.model or [n for n in SHIPPED if n == f"dan-lite-x{options.scale}"]
+    usual = f"dan-lite-x{options.scale}"
+    models = options.model or ([usual] if usual in SHIPPED else [])
     models = [] if models == ["none"] else models
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"limit: expected at least 1, got {options.limit}")

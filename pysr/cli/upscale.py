@@ -80,9 +80,9 @@ def _upscale_picture(
 ) -> dict:
     """Upscale one picture and print lines about it; returns what a report says of it."""
     started, about = time.perf_counter(), {"input": str(source), "output": str(target)}
+    picture = pictures.read(source)
+    pictures.check_writable(target, picture)  # before the work
     if learning is not None:
-        picture = pictures.read(source)
-        pictures.check_writable(target, picture)
         device = str(restorer.device)
         adapted = taught(
             model=restorer.model, image=picture.pixels, kernel=known, device=device, **learning
@@ -90,20 +90,10 @@ def _upscale_picture(
         print(f"{source}: {adapted.report.line()}", flush=True)
         # It restores with the blur that was found, or given.
         restorer, known, about["adapt"] = adapted.upscaler, None, adapted.report.as_json()
-    result = upscale_file(restorer, source, target, known, options.tile, options.exact)
+    result = restorer(picture.pixels, kernel=known, tile=options.tile, exact=options.exact)
+    pictures.write(target, picture.with_pixels(result.image))
     print(_line(source, target, result, time.perf_counter() - started), flush=True)
     return about
-
-
-def upscale_file(
-    restorer: Upscaler, source, target, known=None, tile: int = TILE, exact: bool = False
-) -> Upscaled:
-    """Upscale one file to another; what the format cannot hold is refused before the work."""
-    picture = pictures.read(source)
-    pictures.check_writable(target, picture)
-    result = restorer(picture.pixels, kernel=known, tile=tile, exact=exact)
-    pictures.write(target, picture.with_pixels(result.image))
-    return result
 
 
 def _line(source, target, result: Upscaled, seconds: float) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pysr import pictures
 from pysr.adapt.pool import LEAVES
-from pysr.adapt.shots import ShotTeacher
 from pysr.cli.options import PICTURES, kernel, model, outputs
 from pysr.cli.progress import FORMS, shown
 from pysr.files import written_whole
 from pysr.video import images, upscale
 from pysr.video.adapting import BUDGET
 from pysr.video.segments import LENGTH
+from pysr.video.teaching import ShotTeacher
 
 # What is taken from a folder for a clip, and the container of its result: its own where that holds
 # what pysr writes, else Matroska, which holds nearly everything.

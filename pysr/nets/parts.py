@@ -17,6 +17,20 @@ from pysr.nets.checkpoints import State
 AFFORDABLE_HALO = 64
 
 
+def scale_of(network: nn.Module) -> int:
+    """Output over input size, as `config.scale` or `scale` says. Raises ValueError for neither."""
+    scale = getattr(getattr(network, "config", network), "scale", None)
+    if scale is None:
+        kind = type(network).__name__
+        raise ValueError(f"model: expected a scale, as scale or config.scale; {kind} has none")
+    return scale
+
+
+def halo_of(network: nn.Module) -> int:
+    """LR pixels of context that its tiles are given."""
+    return getattr(network, "halo", AFFORDABLE_HALO)
+
+
 def check_scale(scale: int, expected: tuple[int, ...]) -> None:
     """Raises ValueError for a scale that a network is not made for."""
     if scale not in expected:

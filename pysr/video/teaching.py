@@ -1,4 +1,4 @@
-"""ONSR for clips: the hook of `pysr.video`, which has a model taught each shot.
+"""ONSR for clips: what `pysr.video.adapting` has a model taught each shot by.
 
 A clip's blur is followed from frame to frame by the model itself, so a shot's blur counts as known:
 what is taught is the Restorer of a DAN, under the shot's mean blur. A shot mostly looks like the

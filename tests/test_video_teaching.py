@@ -9,10 +9,10 @@ from skimage import data
 
 from pysr import blur
 from pysr.adapt import ONSRConfig
-from pysr.adapt.shots import ShotTeacher
 from pysr.degrade import classical
 from pysr.nets import load_model
 from pysr.video.adapting import name
+from pysr.video.teaching import ShotTeacher
 
 
 @pytest.fixture

@@ -28,31 +28,24 @@ def consistency(
     """
     error, count = 0.0, 0
     kernel = blur.dirac(1) if kernel is None else kernel
+    reach = math.ceil(len(kernel) / 2 / scale) + 2  # of the blur, and of the bicubic taps after it
     for rows, columns, crop in crops:
         window = (slice(scale * s.start, scale * s.stop) for s in (rows, columns))
         sr = arrays.as_float(out[(..., *window)][:, :3])
         seen = crop[:, :1] if out.shape[1] == 1 else crop
-        squares, values = degraded_again(seen, sr, kernel, scale)
+        again = imresize(blur_decimate(sr, kernel[None].to(sr)), 1 / scale)
+        squares, values = squared_differences(seen, again, reach)
         error, count = error + float(squares), count + values
     return math.inf if error == 0 else -10 * math.log10(error / count)
 
 
-def degraded_again(
-    lr: Tensor, sr: Tensor, kernel: Tensor, scale: int, downsample: str = "bicubic"
-) -> tuple[Tensor, int]:
-    """How far sr (1, C, s*h, s*w), degraded by a kernel (k, k), is from lr (1, C, h, w).
+def squared_differences(lr: Tensor, again: Tensor, reach: int) -> tuple[Tensor, int]:
+    """How far a picture that was restored and degraded again is from what it was, (1, C, h, w).
 
-    Returns the sum of squared differences and how many they are. A border as wide as the blur's
-    reach is left out: a crop is blurred with what lies outside it, which is not known. `downsample`
-    as in `pysr.degrade.classical`.
+    Returns the sum of squared differences and how many they are. A border of `reach` pixels is left
+    out: a crop is blurred with what lies outside it, which is not known.
     """
-    kernel = kernel[None].to(sr)
-    if downsample == "decimate":
-        again = blur_decimate(sr, kernel, scale)
-    else:
-        again = imresize(blur_decimate(sr, kernel), 1 / scale)
-    margin = math.ceil(kernel.shape[-1] / 2 / scale) + 2
-    margin = min(margin, (min(lr.shape[-2:]) - 1) // 2)
-    inner = (..., slice(margin, -margin or None), slice(margin, -margin or None))
+    reach = min(reach, (min(lr.shape[-2:]) - 1) // 2)
+    inner = (..., slice(reach, -reach or None), slice(reach, -reach or None))
     difference = (again - lr)[inner]
     return difference.square().sum(), difference.numel()

@@ -10,6 +10,7 @@ from PIL import Image
 from pysr.adapt import Budget, Report
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.pool import LEAVES, Patches, dead_leaves, open_pool
+from pysr.degrade.deep_linear import GivenBlur
 
 CPU = torch.device("cpu")
 
@@ -46,8 +47,8 @@ class Brightness:
     def restore(self, lr):
         return lr * self.model.weight.view(())
 
-    def kernel(self):
-        return torch.ones(1, 1)
+    def degradation(self):
+        return GivenBlur(1, torch.ones(1, 1))
 
     def step(self, index):
         if index == self.interrupt:
@@ -58,7 +59,7 @@ class Brightness:
 
 def learned(learner, budget=100):
     lr = [torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))]
-    report = Anytime(learner, lr, 1, Budget.of(budget), time.perf_counter()).run("test")
+    report = Anytime(learner, lr, Budget.of(budget), time.perf_counter()).run("test")
     return report, learner.model.weight.item()
 
 
@@ -111,6 +112,15 @@ def test_patches_are_parts_of_their_pictures_in_all_orientations():
         for turned in (turned, turned.flip(2))
     }
     drawn = Patches([image], CPU).draw(600, 3, torch.Generator().manual_seed(0))
+    assert {tuple(patch.flatten().tolist()) for patch in drawn} == parts
+
+
+def test_of_a_blurred_picture_no_patch_is_turned():
+    image = torch.arange(3 * 4 * 4, dtype=torch.float32).view(3, 4, 4)
+    drawn = Patches([image], CPU, turned=False).draw(99, 2, torch.Generator().manual_seed(0))
+    parts = {
+        tuple(image[:, y : y + 2, x : x + 2].flatten().tolist()) for y in range(3) for x in range(3)
+    }
     assert {tuple(patch.flatten().tolist()) for patch in drawn} == parts
 
 

@@ -115,7 +115,7 @@ def test_turns_share_the_budget_one_after_the_other():
         for n, share in zip(names, (6.0, 2.0, 2.0), strict=True)
     ]
     budget = adapt.Budget.of(10)
-    learner = Phases(nets, phases, None, None, BLUR, budget, started=0.0)
+    learner = Phases(nets, phases, None, None, GivenBlur(2, BLUR), budget, started=0.0)
     moved = []
     for step in range(10):
         before = [nets[n].weight.item() for n in names]

@@ -15,13 +15,19 @@ from pysr.adapt import ONSRConfig, onsr
 from pysr.adapt.onsr import ONSR, VARIANTS, pool_for
 from pysr.adapt.pool import LEAVES
 from pysr.cli import main
-from pysr.degrade import classical
+from pysr.degrade import LearnedDegradation, classical
 from pysr.degrade.deep_linear import DeepLinear
 from pysr.evaluate import psnr
 from pysr.nets import RRDB, VDSR, ModelError, RRDBConfig, VDSRConfig, load_model, save_model
+from pysr.nets.abl import ABL, ABLConfig
+from pysr.nets.dml import DMLConfig, build_dml
 
 KERNEL = blur.isotropic(1.6, 13)
 QUICK = ONSRConfig(patch=16, batch=2, learning_rate=2e-3)
+
+
+def untrained_camera(scale):
+    return LearnedDegradation(build_dml(DMLConfig(scale=scale, features=1, levels=0)))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,46 @@ def test_with_the_blur_given_the_picture_gets_sharper(network, photograph, blurr
     assert psnr(adapted.upscaler(blurred).image, photograph, 2) > before + 0.3
 
 
+@pytest.fixture(scope="module")
+def soft_camera():
+    """A DML with one basis kernel, a wide blur, at about its full weight."""
+    dml = build_dml(DMLConfig(scale=2, bases=1, kernel_size=15, features=2, levels=1))
+    dml.free_bases.data[0] = blur.isotropic(1.6, 15)
+    torch.nn.init.zeros_(dml.backbone.out.weight)
+    torch.nn.init.constant_(dml.backbone.out.bias, 12.0)
+    return LearnedDegradation(dml)
+
+
+def test_under_a_learned_degradation_the_picture_gets_sharper(network, photograph, soft_camera):
+    seen, _ = soft_camera(photograph)
+    adapted = onsr(network, seen, budget=80, degradation=soft_camera, config=QUICK)
+    report = adapted.report
+    assert not report.rolled_back and report.consistency_after > report.consistency_before + 3
+    torch.testing.assert_close(report.kernel, blur.isotropic(1.6, 15), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        before = psnr(network(seen), photograph, 2)
+    assert psnr(adapted.upscaler(seen).image, photograph, 2) > before + 0.3
+
+
+@pytest.mark.parametrize("model", ["vdsr", "dan-lite-x2"])
+def test_a_degradation_without_kernels_judges_too(model, blurred, tmp_path):
+    torch.manual_seed(0)
+    camera = LearnedDegradation(ABL(ABLConfig(scale=2, features=4, blocks=1)), noise=0.02)
+    camera.save(tmp_path / "camera.safetensors")
+    base = load_model(model) if "dan" in model else VDSR(VDSRConfig(scale=2, layers=3, features=4))
+    config = ONSRConfig(patch=16, batch=1)
+    adapted = onsr(
+        base, blurred, budget=2, degradation=tmp_path / "camera.safetensors", config=config
+    )
+    report = adapted.report
+    assert (report.kernel is None) is (model == "vdsr")  # a DAN is told its own estimate
+    assert report.steps == 2 and np.isfinite(report.consistency_before)
+    adapted.save(tmp_path / "delta.safetensors")
+    again = pysr.adapt.load(tmp_path / "delta.safetensors", base)
+    assert again.report.line() == report.line()
+    assert again.upscaler(blurred).image.shape == (1, 3, 144, 144)
+
+
 def test_the_blur_is_approached(network, photograph):
     true = blur.isotropic(2.6, 17)
     lr = classical(photograph, true, 2)
@@ -59,10 +105,20 @@ def test_the_blur_is_approached(network, photograph):
     learner = ONSR(
         copy.deepcopy(network), lr, pool_for(lr, 2, LEAVES, config, 0), DeepLinear(2), config
     )
-    before = blur.spread(learner.kernel())
+    before = blur.spread(learner.degradation().kernel())
     for index in range(20):
         learner.step(index)
-    assert before + 0.1 < blur.spread(learner.kernel().clamp(min=0)) < 3.5
+    assert before + 0.1 < blur.spread(learner.degradation().kernel().clamp(min=0)) < 3.5
+
+
+def test_the_picture_is_learned_from_as_it_lies(network):
+    """Turned, it would have been blurred in another direction."""
+    picture = torch.linspace(0, 1, 40).expand(1, 3, 30, 40)
+    config = ONSRConfig(patch=16)
+    pool = pool_for(picture, 2, LEAVES, config, 0)
+    learner = ONSR(copy.deepcopy(network), picture, pool, DeepLinear(2), config)
+    patches = learner.own.draw(20, 16, torch.Generator())
+    assert (patches.diff(dim=3) > 0).all() and (patches.diff(dim=2) == 0).all()
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -136,6 +192,16 @@ def test_without_a_pool_it_learns_from_the_picture_alone(network, blurred):
         ({"kernel": torch.ones(3, 4)}, "kernel: expected a square"),
         ({"kernel": torch.ones(61, 61) / 61**2}, "kernel: expected at most 55x55 taps at x2"),
         ({"hr_pool": "/none"}, "/none: no such folder"),
+        ({"degradation": "/none"}, "degradation: no file /none"),
+        ({"degradation": untrained_camera(1)}, "degradation: expected the model's scale 2, got 1"),
+        (
+            {"degradation": untrained_camera(2), "hr_pool": None},
+            "degradation: a learned one teaches by",
+        ),
+        (
+            {"degradation": untrained_camera(2), "kernel": KERNEL},
+            "kernel: given together with a degr",
+        ),
         ({"device": "abacus"}, "device: 'abacus'"),
     ],
 )
@@ -181,6 +247,8 @@ def test_command_line(network, blurred, tmp_path, capsys):
         (("magic",), "adapt: expected one of onsr"),
         (("onsr", "--budget", "0s"), "budget: expected more than zero"),
         (("onsr", "--hr-pool", "/none"), "/none: no such folder"),
+        (("onsr", "--degradation", "/none"), "degradation: no file /none"),
+        (("zssr", "--degradation", "/none"), "degradation: zssr takes a kernel"),
     ]:
         assert main([*command, *arguments]) == 2
         assert message in capsys.readouterr().err

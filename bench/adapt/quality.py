@@ -2,8 +2,9 @@
 
     python bench/adapt/quality.py --data ../shared/data/test --pool ../shared/data/train/hr_b
 
-Twelve pictures are degraded by irregular kernels drawn from a seed (Setting 2, as in DIV2KRK). The
-start was trained for bicubic downsampling. Every case is a line of the log, and what is there is
+Twelve pictures are degraded by irregular kernels drawn from a seed (Setting 2, as in DIV2KRK), or
+by a defocus that grows across the picture (--field). The start was trained for bicubic
+downsampling, unless another model is named. Every case is a line of the log, and what is there is
 not done again, so that it can run in pieces; the table is made from the whole log.
 """
 
@@ -13,17 +14,20 @@ import argparse
 import copy
 import json
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from common import made_by
 from torch import Tensor, nn
+from varying import VaryingBlur, defocused
 
 from pysr import arrays, pictures
-from pysr.adapt import Budget, ONSRConfig
+from pysr.adapt import ZSSR, Budget, ONSRConfig, ZSSRSizes, dsr, zssr
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.onsr import ONSR, first_blur
+from pysr.adapt.picture import estimated_kernel
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.evaluate import psnr
@@ -35,22 +39,63 @@ PICTURES = (
     *(f"Set14/{name}" for name in ("comic", "face", "flowers", "foreman", "pepper", "zebra")),
     *(f"BSD100/{name}" for name in ("101085", "103070", "108005", "126007", "148026", "175043")),
 )
+KEYS = ("model", "field", "scale", "steps", "method")
 SEED = 0
 CPU = torch.device("cpu")
 LARGEST = 4 * (32 + 2 * 5)  # pixels of a sharp patch at x4, with its margin
 FOUND = ONSRConfig(batch=2)  # what a step costs decides how many a processor can do
 QUICK = replace(FOUND, begin="gaussians", blur_rate=0.02)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn.
+
+    Attributes:
+        config: of ONSR.
+        blur: what Gd is: "learned", "true" or "varying".
+        leaves: the pool is of drawn pictures.
+        taught: parts of the names of those weights that learn; all, if empty.
+        other: learns instead of ONSR: model, picture, blur and steps to what restores pictures.
+    """
+
+    config: ONSRConfig = FOUND
+    blur: str = "learned"
+    leaves: bool = False
+    taught: tuple[str, ...] = ()
+    other: Callable[[nn.Module, Tensor, Tensor, int], nn.Module] | None = None
+
+
+def by_dsr(model: nn.Module, lr: Tensor, kernel: Tensor, steps: int) -> nn.Module:
+    return dsr(model, lr, budget=steps, kernel=kernel, device="cpu").upscaler.model
+
+
+def by_finer_zssr(model: nn.Module, lr: Tensor, kernel: Tensor, steps: int) -> nn.Module:
+    return by_dsr(ZSSR(ZSSRSizes(model.config.scale)), lr, kernel, steps)
+
+
+def by_zssr(model: nn.Module, lr: Tensor, kernel: Tensor, steps: int) -> nn.Module:
+    scale = model.config.scale
+    return zssr(lr, scale, budget=steps, kernel=kernel, device="cpu").upscaler.model
+
+
 METHODS = {
-    "onsr": QUICK,
-    "onsr, DAN's blur": FOUND,
-    "ebsr": replace(QUICK, variant="ebsr"),
-    "ib-ebsr": replace(QUICK, variant="ib-ebsr"),
-    "ibsr": replace(QUICK, variant="ibsr"),
-    "joint": replace(QUICK, joint=True),
-    "ib-eb-gsr": replace(QUICK, variant="ib-eb-gsr"),
-    "ebsr, DAN's blur": replace(FOUND, variant="ebsr"),
-    "dead leaves": FOUND,
-    "true blur": FOUND,
+    "onsr": Method(QUICK),
+    "onsr, DAN's blur": Method(FOUND),
+    "ebsr": Method(replace(QUICK, variant="ebsr")),
+    "ib-ebsr": Method(replace(QUICK, variant="ib-ebsr")),
+    "ibsr": Method(replace(QUICK, variant="ibsr")),
+    "joint": Method(replace(QUICK, joint=True)),
+    "ib-eb-gsr": Method(replace(QUICK, variant="ib-eb-gsr")),
+    "ebsr, DAN's blur": Method(replace(FOUND, variant="ebsr")),
+    "dead leaves": Method(leaves=True),
+    "true blur": Method(blur="true"),
+    "varying blur": Method(blur="varying"),
+    "last layers": Method(taught=("trunk_conv", "upconv", "HRconv", "conv_last")),
+    "biases": Method(taught=("bias",)),
+    "dsr": Method(other=by_dsr),
+    "zssr": Method(other=by_zssr),
+    "lr finer + zssr": Method(other=by_finer_zssr),
 }
 
 
@@ -68,17 +113,20 @@ class Watched(ONSR):
         return sr
 
 
-def learn(method: str, case: Case, model: nn.Module, pool: Patches, steps: int) -> dict:
+def learn(method: Method, case: Case, model: nn.Module, pool: Patches, steps: int) -> dict:
     """One case; `curve` has seconds and PSNR of the start and of every look after it."""
-    scale, config = model.config.scale, METHODS[method]
-    if method == "true blur":
-        degradation = GivenBlur(scale, case.kernel, "decimate")
-    else:
-        degradation = first_blur(case.lr, model, config)
-    learner = Watched(copy.deepcopy(model), case.lr, pool, degradation, config, SEED)
+    if method.other is not None:
+        return learn_otherwise(method, case, model, steps)
+    model = copy.deepcopy(model)
+    gd = degradation(method, case, model)
+    for name, weights in model.named_parameters():
+        weights.requires_grad_(any(part in name for part in method.taught or (name,)))
+    learner = Watched(model, case.lr, pool, gd, method.config, SEED)
+    if isinstance(gd, VaryingBlur):
+        gd.hasten(learner)
     learner.watch(case.hr)
-    loop = Anytime(learner, [case.lr], scale, Budget(steps=steps), time.perf_counter())
-    report = loop.run(method)
+    loop = Anytime(learner, [case.lr], Budget(steps=steps), time.perf_counter())
+    report = loop.run("onsr")
     kept = 0 if report.rolled_back else loop.best.step
     looks = [0, *(check.step for check in report.history)]
     return {
@@ -91,15 +139,46 @@ def learn(method: str, case: Case, model: nn.Module, pool: Patches, steps: int) 
     }
 
 
+def degradation(method: Method, case: Case, model: nn.Module) -> nn.Module:
+    """Gd as it begins."""
+    scale = model.config.scale
+    if method.blur == "true":
+        return GivenBlur(scale, case.kernel, "decimate")
+    begin = first_blur(case.lr, model, method.config)
+    return VaryingBlur(scale, begin.kernel().detach()) if method.blur == "varying" else begin
+
+
+@torch.no_grad()
+def learn_otherwise(method: Method, case: Case, model: nn.Module, steps: int) -> dict:
+    """The same for what is no ONSR: from the blur that DAN estimates, with the last look alone."""
+    kernel, started = estimated_kernel(case.lr, model, CPU), time.perf_counter()
+    with torch.enable_grad():
+        learned = method.other(model, case.lr, kernel, steps)
+    seconds = round(time.perf_counter() - started, 1)
+    restored = (model(case.lr), learned(case.lr))
+    before, after = (round(psnr(sr.clamp(0, 1), case.hr, learned.scale), 3) for sr in restored)
+    curve = [[0.0, before], [seconds, after]]
+    return {"before": before, "after": after, "seconds": seconds, "curve": curve}
+
+
+def seen_case(name: str, index: int, scale: int, options: argparse.Namespace) -> Case:
+    """A picture as it came in."""
+    hr = arrays.unpack(pictures.read(options.data / f"{name}.png").pixels).rgb
+    (case,) = cases("div2krk", scale, hr, index, SEED)
+    if options.field == "defocus":
+        return Case(case.hr, defocused(case.hr, scale), None)
+    return case
+
+
 def table(lines: list[dict]) -> list[dict]:
     """Means over pictures, for every method, scale and number of steps."""
     rows = []
-    for key in sorted({(line["scale"], line["steps"], line["method"]) for line in lines}):
-        mine = [line for line in lines if (line["scale"], line["steps"], line["method"]) == key]
+    for key in sorted({keys_of(line) for line in lines}):
+        mine = [line for line in lines if keys_of(line) == key]
         looks = zip(*(line["curve"] for line in mine), strict=False)
         rows.append(
             {
-                **dict(zip(("scale", "steps", "method"), key, strict=True)),
+                **dict(zip(KEYS, key, strict=True)),
                 "pictures": len(mine),
                 "before": mean(line["before"] for line in mine),
                 "after": mean(line["after"] for line in mine),
@@ -109,7 +188,11 @@ def table(lines: list[dict]) -> list[dict]:
                 "curve": [[mean(seen[i] for seen in look) for i in (0, 1)] for look in looks],
             }
         )
-    return sorted(rows, key=lambda row: (row["scale"], row["steps"], -row["gain"]))
+    return sorted(rows, key=lambda row: (*keys_of(row)[:-1], -row["gain"]))
+
+
+def keys_of(line: dict) -> tuple:
+    return tuple(line[key] for key in KEYS)
 
 
 def mean(values) -> float:
@@ -123,6 +206,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, required=True, help="a folder of sharp pictures")
     parser.add_argument("--model", default="rrdb-lite-x{scale}", help="{scale} stands for 2 or 4")
     parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--field", default="irregular", choices=("irregular", "defocus"))
     parser.add_argument("--scale", type=int, action="append", choices=(2, 4))
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--log", type=Path, default=Path("adapt_quality.jsonl"))
@@ -130,25 +214,25 @@ def main() -> None:
     options = parser.parse_args()
     options.log.touch()
     lines = [json.loads(line) for line in options.log.read_text().splitlines()]
-    done = {(line["method"], line["scale"], line["picture"], line["steps"]) for line in lines}
+    done = {(*keys_of(line), line["picture"]) for line in lines}
     drawn, pool = (open_pool(source, LARGEST, SEED, CPU) for source in (LEAVES, options.pool))
     for scale in options.scale or (2, 4):
         model = load_model(options.model.format(scale=scale))
         for index, name in enumerate(PICTURES):
-            hr = arrays.unpack(pictures.read(options.data / f"{name}.png").pixels).rgb
-            (case,) = cases("div2krk", scale, hr, index, SEED)
+            case = seen_case(name, index, scale, options)
             for method in options.method or METHODS:
-                if (method, scale, name, options.steps) in done:
+                key = (options.model, options.field, scale, options.steps, method)
+                if (*key, name) in done:
                     continue
-                leaves = method == "dead leaves"
-                result = learn(method, case, model, drawn if leaves else pool, options.steps)
-                keys = {"method": method, "scale": scale, "picture": name, "steps": options.steps}
-                lines.append(keys | result)
+                chosen = METHODS[method]
+                sharp = drawn if chosen.leaves else pool
+                result = learn(chosen, case, model, sharp, options.steps)
+                lines.append({**dict(zip(KEYS, key, strict=True)), "picture": name} | result)
                 with options.log.open("a") as log:
                     log.write(json.dumps(lines[-1]) + "\n")
     rows = table(lines)
-    print("| scale | steps | method | pictures | before | after | gain | worst | s |")
-    print("|---" * 9 + "|")
+    print("|", " | ".join([*KEYS, "pictures", "before", "after", "gain", "worst", "s"]), "|")
+    print("|---" * 11 + "|")
     for row in rows:
         print("|", " | ".join(str(value) for value in list(row.values())[:-1]), "|")
     if options.results:

@@ -5,7 +5,8 @@ picture, degraded again by the blur found so far, must give the picture that cam
 different blurs cannot be compared: a wrong one may be met perfectly. So the restorations of the
 best weights so far and of the first ones are kept, and at every look all are judged anew under the
 blur of that moment. In the end the best must beat the unadapted weights under the last blur, or
-those are put back.
+those are put back. Where the blur is part of a degradation that was learned from a camera's pairs,
+that degradation judges.
 
 Nothing between two looks waits for the device: losses are summed on it.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from pysr.adapt.budget import Budget
+from pysr.adapt.camera import Camera
 from pysr.adapt.report import Check, Report
-from pysr.consistency import degraded_again
+from pysr.consistency import squared_differences
+from pysr.degrade.deep_linear import GivenBlur
 
 LOOK_EVERY = 20  # steps
 CLEAR = 10 * math.log10(12 * 255**2)  # dB, the noise of rounding to 8 bits: more tells nothing
@@ -49,8 +53,8 @@ class Learner(Protocol):
     def restore(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, 3, s*H, s*W), by the weights as they are."""
 
-    def kernel(self) -> Tensor:
-        """(k, k), the blur as far as it is known, detached."""
+    def degradation(self) -> GivenBlur | Camera:
+        """What was done to the picture, as far as it is known; it stays as it is from now on."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,16 @@ class _Diverged(Exception):
 
 
 def consistency(
-    lr: list[Tensor],
-    sr: list[Tensor],
-    kernel: Tensor,
-    scale: int,
-    downsample: str = "bicubic",
+    lr: Sequence[Tensor], sr: Sequence[Tensor], degradation: GivenBlur | Camera
 ) -> float:
-    """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again by `kernel`.
+    """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again.
 
     At most CLEAR; NaN where a restoration has one. See `pysr.consistency`.
     """
-    pairs = zip(lr, sr, strict=True)
-    errors = [degraded_again(one, restored, kernel, scale, downsample) for one, restored in pairs]
+    errors = [
+        squared_differences(one, degradation(restored), degradation.reach)
+        for one, restored in zip(lr, sr, strict=True)
+    ]
     error = float(sum(squares for squares, _ in errors)) / sum(count for _, count in errors)
     return min(-10 * math.log10(max(error, 1e-12)), CLEAR)
 
@@ -86,26 +88,22 @@ class Anytime:
 
     Args:
         lr: crops (1, 3, H, W) of the picture, by which weights are judged.
-        scale: of the restoration.
         started: `time.perf_counter()` when the method was called; the budget counts from there.
-        downsample: what the blur comes with, as in `pysr.degrade.classical`.
     """
 
     def __init__(
         self,
         learner: Learner,
-        lr: list[Tensor],
-        scale: int,
+        lr: Sequence[Tensor],
         budget: Budget,
         started: float,
-        downsample: str = "bicubic",
     ):
-        self.learner, self.lr, self.scale, self.downsample = learner, lr, scale, downsample
+        self.learner, self.lr = learner, lr
         self.budget, self.started = budget, started
         self.steps, self.history = 0, []
         before = time.perf_counter()
         self.start = self.best = self._snapshot(self._restored())
-        self.kernel = learner.kernel()
+        self.degradation = learner.degradation()
         self._scored(self.start)
         self.look_seconds = time.perf_counter() - before  # kept free for the last look
 
@@ -129,11 +127,12 @@ class Anytime:
             after, outcome = before, "nothing learned was better, the model is as it was"
         else:
             outcome = f"kept step {kept.step}"
+        kernel = self.degradation.kernel()
         return Report(
             method=method,
             steps=self.steps,
             seconds=self._elapsed(),
-            kernel=self.kernel.float().cpu(),
+            kernel=None if kernel is None else kernel.float().cpu(),
             consistency_before=before,
             consistency_after=after,
             rolled_back=rolled_back,
@@ -159,10 +158,12 @@ class Anytime:
         return time.perf_counter() - self.started
 
     def _look(self, loss: float) -> None:
-        kernel = self.learner.kernel()
-        if not math.isfinite(loss) or not bool(torch.isfinite(kernel).all()):
+        degradation = self.learner.degradation()
+        kernel = degradation.kernel()
+        lost = kernel is not None and not bool(torch.isfinite(kernel).all())
+        if lost or not math.isfinite(loss):
             raise _Diverged(f"loss {loss:.3g} at step {self.steps}")
-        self.kernel = kernel
+        self.degradation = degradation
         current = self._restored()
         score = self._score(current)
         unadapted = self._scored(self.start)
@@ -183,7 +184,7 @@ class Anytime:
         return self._score(snapshot.restored)
 
     def _score(self, restored: list[Tensor]) -> float:
-        return consistency(self.lr, restored, self.kernel, self.scale, self.downsample)
+        return consistency(self.lr, restored, self.degradation)
 
     @torch.no_grad()
     def _restored(self) -> list[Tensor]:

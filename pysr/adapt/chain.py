@@ -74,8 +74,7 @@ class BackProjected(nn.Module):
         self.network, self.degradation, self.rounds = network, degradation, rounds
         self.scale = scale_of(network)
         self.interpolate = BicubicUpsample(self.scale)
-        reach = (len(degradation.known) + len(degradation.bicubic)) / 2 / self.scale + 2
-        self.halo = halo_of(network) + 2 * math.ceil(reach)
+        self.halo = halo_of(network) + 2 * (degradation.reach + 2)
 
     def forward(self, lr: Tensor) -> Tensor:
         sr = self.network(lr)

@@ -208,8 +208,8 @@ def dsr(
 
     phases = dsr_phases(whole, lr, config, seed)
     chain = Chain([finer, ensemble.network])
-    learner = Phases(whole, phases, unadapted, chain, kernel, budget, started)
-    report = Anytime(learner, judged_on(lr), scale, budget, started, downsample).run("dsr")
+    learner = Phases(whole, phases, unadapted, chain, whole.degradation, budget, started)
+    report = Anytime(learner, judged_on(lr), budget, started).run("dsr")
     upscaler = Upscaler(before if report.rolled_back else whole, device=str(device), kernel=kernel)
     form = partial(dsr_form, report=report, settings=settings)
     return Adapted(upscaler, report, model, form, settings)

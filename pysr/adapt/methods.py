@@ -16,6 +16,7 @@ from pysr.adapt.onsr import onsr
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import finished_zssr, zssr
+from pysr.degrade import LearnedDegradation
 from pysr.nets import load_model
 from pysr.upscaler import Upscaler
 
@@ -27,7 +28,7 @@ class Method:
     Attributes:
         summary: for the command line.
         teach: takes a model, a picture, and by name what `taught` has.
-        external: it learns from a pool of sharp pictures too.
+        external: it learns from a pool of sharp pictures too, and so from any degradation of them.
         form: makes of the base what learning began with, given the report and the settings that
             `Adapted.save` wrote.
     """
@@ -63,25 +64,34 @@ def taught(
     budget: Budget | int | float | str,
     hr_pool: str | Path | None = None,
     kernel=None,
+    degradation: LearnedDegradation | str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Adapted:
     """Teach a model one picture by the method of that name; arguments as of `onsr`.
 
     `hr_pool` None is what the method has by itself. Raises ValueError for an unknown method, for a
-    pool that the method has no use for, and as the method does.
+    pool or a degradation that the method has no use for, and as the method does.
     """
-    entry = check_method(method, hr_pool)
-    pool = {"hr_pool": hr_pool or LEAVES} if entry.external else {}
-    return entry.teach(model, image, budget=budget, kernel=kernel, device=device, seed=seed, **pool)
+    entry = check_method(method, hr_pool, degradation)
+    options = {"budget": budget, "kernel": kernel, "device": device, "seed": seed}
+    if entry.external:
+        options |= {"hr_pool": hr_pool or LEAVES, "degradation": degradation}
+    return entry.teach(model, image, **options)
 
 
-def check_method(method: str, hr_pool: str | Path | None = None) -> Method:
+def check_method(
+    method: str,
+    hr_pool: str | Path | None = None,
+    degradation: LearnedDegradation | str | Path | None = None,
+) -> Method:
     """The entry of a method. Raises ValueError as `taught`."""
     if method not in METHODS:
         raise ValueError(f"adapt: expected one of {', '.join(METHODS)}, got {method!r}")
     if hr_pool is not None and not METHODS[method].external:
         raise ValueError(f"hr pool: {method} learns from the picture alone and takes none")
+    if degradation is not None and not METHODS[method].external:
+        raise ValueError(f"degradation: {method} takes a kernel, a learned one is for onsr")
     return METHODS[method]
 
 

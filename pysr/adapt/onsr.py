@@ -7,6 +7,9 @@ where what it makes still differs from the picture. Optimisation is separate (se
 learns from its own losses only, so that the internal branch needs no gradient through Gr, and one
 backward pass serves both.
 
+Where the degradation is known, by its kernel (section 4.5) or as one that was learned from a
+camera's pairs, it is Gd, and Gr learns from the external branch alone.
+
 Where this differs from the paper: patches are compared inside a margin, so that mirrored borders
 teach Gd nothing, Gd's kernel is kept at sum 1 and begins as DAN's estimate, and Gd's adversarial
 loss is the one that does not saturate.
@@ -27,9 +30,11 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
+from pysr.adapt.camera import Camera, camera_of
 from pysr.adapt.picture import estimated_kernel, inside, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
+from pysr.degrade import LearnedDegradation
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
 from pysr.nets import DAN, SHIPPED, load_model
 from pysr.nets.discriminators import VGGDiscriminator
@@ -117,7 +122,7 @@ class ONSR:
         model: taught in place. Of a DAN it is the Restorer, with the code of the blur found so far.
         lr: (1, 3, H, W), the picture, on the device.
         pool: sharp patches; None leaves the internal branch alone.
-        blur_module: Gd.
+        degradation: Gd.
         seed: of the patches and the discriminators' weights.
     """
 
@@ -128,17 +133,24 @@ class ONSR:
         model: nn.Module,
         lr: Tensor,
         pool: Patches | None,
-        blur_module: DeepLinear | GivenBlur,
+        degradation: DeepLinear | GivenBlur | Camera,
         config: ONSRConfig,
         seed: int = 0,
     ):
-        self.config, self.scale, device = config, model.config.scale, lr.device
+        self.config, self.scale = config, model.config.scale
+        self.device = device = lr.device
         self.uses = VARIANTS[config.variant] if pool is not None else VARIANTS["ibsr"]
-        if isinstance(blur_module, GivenBlur) and "external" in self.uses:
+        known = not any(True for _ in degradation.parameters())
+        if known and "external" in self.uses:
             self.uses = {"external"}  # the rest is there to find the blur
+        if isinstance(degradation, Camera) and self.uses != {"external"}:
+            raise ValueError(
+                "degradation: a learned one teaches by sharp pictures, expected a pool and a "
+                "variant that takes it"
+            )
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.blur = blur_module.to(device)
-        self.own, self.pool = Patches([lr[0]], device), pool
+        self.gd = degradation.to(device)
+        self.own, self.pool = Patches([lr[0]], device, turned=False), pool
         self.generator = torch.Generator().manual_seed(seed)
         self.patch = min(config.patch, *lr.shape[-2:])
         if self.patch < VGGDiscriminator.SIZE:
@@ -150,7 +162,7 @@ class ONSR:
             # Adam moves every tap by about its rate: the larger a layer, the smaller its taps.
             groups += [
                 {"params": [layer], "lr": config.blur_rate / layer.numel()}
-                for layer in self.blur.parameters()
+                for layer in self.gd.parameters()
             ]
         self.optimiser = torch.optim.Adam(groups, fused=True)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -164,16 +176,15 @@ class ONSR:
     def restore(self, lr: Tensor) -> Tensor:
         lr = lr.contiguous(memory_format=torch.channels_last)
         if isinstance(self.model, DAN):
-            code = self.model.encode(self.kernel()[None])
+            code = self.model.encode(self.gd.kernel().detach()[None])
             return self.model.Restorer(lr, code.expand(len(lr), -1))
         return self.model(lr)
 
-    def kernel(self) -> Tensor:
-        return self.blur.kernel().detach()
+    def degradation(self) -> GivenBlur | Camera:
+        return self.gd.frozen()
 
     def step(self, index: int) -> Tensor:
-        bf16 = self.blur.bicubic.is_cuda
-        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             loss, shown = self._losses()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -195,11 +206,11 @@ class ONSR:
             y = self.own.draw(n, self.patch, self.generator)
             with torch.set_grad_enabled(joint or alone or "hr critic" in self.uses):
                 sr = self.restore(y)
-            again = self.blur(sr if joint or alone else sr.detach())
+            again = self.gd(sr if joint or alone else sr.detach())
             loss = loss + F.l1_loss(inside(again, m), inside(y, m))
         if "external" in self.uses:
             x = self.pool.draw(n, s * (self.patch + 2 * m), self.generator)
-            made, x = inside(self.blur(x), m), inside(x, s * m)
+            made, x = inside(self.gd(x), m), inside(x, s * m)
             loss = loss + F.l1_loss(self.restore(made if joint else made.detach()), x)
         if "lr critic" in self.uses:
             shown["lr critic"] = middle(y), middle(made)
@@ -248,6 +259,7 @@ def onsr(
     *,
     budget: Budget | int | float | str,
     kernel=None,
+    degradation: LearnedDegradation | str | Path | None = None,
     config: ONSRConfig | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -262,21 +274,29 @@ def onsr(
         budget: see `Budget.of`; seconds count from this call.
         kernel: (k, k), the blur where it is known (section 4.5): only Gr learns, from the external
             branch.
+        degradation: instead of a kernel, what was learned from pairs of the camera (`pysr train`),
+            or its file; of the model's scale. It may add noise, see
+            `LearnedDegradation.with_noise`.
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, kernel, budget or pool that cannot be used.
+        ValueError, TypeError: for a picture, kernel, degradation, budget or pool that cannot be
+            used.
     """
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ONSRConfig()
+    if kernel is not None and degradation is not None:
+        raise ValueError("kernel: given together with a degradation, expected one of them")
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)
     lr, scale = one_picture(image, device), model.config.scale
     pool = pool_for(lr, scale, hr_pool, config, seed)
-    if kernel is None:
-        degradation = first_blur(lr, model, config)
+    if degradation is not None:
+        gd = camera_of(degradation, lr, model, seed)
+    elif kernel is not None:
+        gd = GivenBlur(scale, blur.check_kernel(kernel))
     else:
-        degradation = GivenBlur(scale, blur.check_kernel(kernel))
-    learner = ONSR(copy.deepcopy(model), lr, pool, degradation, config, seed)
+        gd = first_blur(lr, model, config)
+    learner = ONSR(copy.deepcopy(model), lr, pool, gd, config, seed)
     crops = [crop for _, _, crop in informative_crops(lr)]
-    report = Anytime(learner, crops, scale, budget, started).run("onsr")
+    report = Anytime(learner, crops, budget, started).run("onsr")
     taught = learner.model.eval()
     return Adapted(Upscaler(taught, device=str(device), kernel=report.kernel), report, model)

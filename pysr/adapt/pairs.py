@@ -40,8 +40,7 @@ def own_pairs(
     scale, device = degradation.scale, picture.device
     side = min(picture.shape[-2:])
     patch = min(patch, max(side // 2, scale * LEAST_SIDE)) // scale * scale
-    reach = math.ceil((len(degradation.known) + len(degradation.bicubic)) / 2 / scale)
-    border = min(reach, patch // (8 * scale), (side - patch) // (2 * scale))
+    border = min(degradation.reach, patch // (8 * scale), (side - patch) // (2 * scale))
     size = patch + 2 * scale * border
     sizes = [f for f in FATHERS if f == 1 or math.ceil(side * f) >= size]
     fathers = Patches([imresize(picture, f)[0].clamp(0, 1) for f in sizes], device)

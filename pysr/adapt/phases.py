@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pysr.adapt.budget import Budget
 from pysr.adapt.line_fit import LineFit
+from pysr.degrade.deep_linear import GivenBlur
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
 
@@ -62,7 +63,7 @@ class Phases:
         model: holds all networks that are taught.
         unadapted: restores (N, 3, H, W) as it was done before; stands for the first weights.
         adapted: the same by the networks as they are.
-        kernel: (k, k), the picture's blur.
+        degradation: of the picture.
         started: as of `pysr.adapt.anytime.Anytime`.
     """
 
@@ -72,13 +73,13 @@ class Phases:
         phases: Sequence[Phase],
         unadapted: Callable[[Tensor], Tensor],
         adapted: Callable[[Tensor], Tensor],
-        kernel: Tensor,
+        degradation: GivenBlur,
         budget: Budget,
         started: float,
     ):
         self.model, self.finished = model, False
         self._waiting, self._turn = list(phases), None
-        self._unadapted, self._adapted, self._kernel = unadapted, adapted, kernel
+        self._unadapted, self._adapted, self._degradation = unadapted, adapted, degradation
         self._budget, self._started = budget, started
 
     def restore(self, lr: Tensor) -> Tensor:
@@ -88,8 +89,8 @@ class Phases:
     def settled(self) -> bool:
         return self._turn is not None and self._turn.steps > SETTLING
 
-    def kernel(self) -> Tensor:
-        return self._kernel
+    def degradation(self) -> GivenBlur:
+        return self._degradation
 
     def step(self, index: int) -> Tensor:
         spent = self._budget.share(index, time.perf_counter() - self._started)

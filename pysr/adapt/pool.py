@@ -32,13 +32,16 @@ _SUBPIXEL = 4  # bits of a corner's position
 
 
 class Patches:
-    """Random patches of some pictures, flipped and turned.
+    """Random patches of some pictures.
 
     Args:
         images: (3, H, W), uint8 or float in [0, 1], all of one dtype.
+        turned: whether they are flipped and turned; not for what is blurred, as a blur has a
+            direction.
     """
 
-    def __init__(self, images: Sequence[Tensor], device: torch.device):
+    def __init__(self, images: Sequence[Tensor], device: torch.device, turned: bool = True):
+        self.orientations = 8 if turned else 1
         sizes = torch.tensor([image.shape[-2:] for image in images])
         self.heights, self.widths = sizes.unbind(1)
         planes = self.heights * self.widths
@@ -58,9 +61,9 @@ class Patches:
         height, width = self.heights[which], self.widths[which]
         top, left = (chance[1:3] * (torch.stack((height, width)) - size + 1)).long()
         # A patch is a walk over its picture's pixels: turning it changes nothing but the strides.
-        turned = (chance[3] * 8).long()
+        turned = (chance[3] * self.orientations).long()
         one = torch.ones_like(width)
-        down, right = torch.where(turned >= 4, torch.stack((width, one)), torch.stack((one, width)))
+        down, right = torch.where(turned < 4, torch.stack((width, one)), torch.stack((one, width)))
         corner = self.first[which] + top * width + left
         for bit, stride in ((1, down), (2, right)):
             backwards = (turned & bit) > 0

@@ -39,9 +39,11 @@ class Report:
     Attributes:
         method: its name in `pysr.adapt.METHODS`.
         steps, seconds: taken in all; the best weights may be those of an earlier step.
-        kernel: (k, k) float32, the blur that was found, or the one that was given.
+        kernel: (k, k) float32, the blur that was found, or the one that was given; None under a
+            learned degradation without kernels.
         consistency_before, consistency_after: PSNR in dB between the picture and its restoration
-            degraded again by `kernel`, of the unadapted weights and of those that are returned.
+            degraded again by `kernel`, or by the learned degradation, of the unadapted weights and
+            of those that are returned.
         rolled_back: nothing that was learned was better: the weights are the unadapted ones.
         reason: why learning ended, and what was given up; one line.
         history: the looks that were taken.
@@ -50,7 +52,7 @@ class Report:
     method: str
     steps: int
     seconds: float
-    kernel: Tensor
+    kernel: Tensor | None
     consistency_before: float
     consistency_after: float
     rolled_back: bool
@@ -58,14 +60,18 @@ class Report:
     history: tuple[Check, ...] = ()
 
     def as_json(self) -> dict:
-        kernel = [[round(tap, 6) for tap in row] for row in self.kernel.tolist()]
+        kernel = self.kernel
+        if kernel is not None:
+            kernel = [[round(tap, 6) for tap in row] for row in kernel.tolist()]
         # A copy of the kernel by dataclasses would be lost here.
         return asdict(replace(self, kernel=None)) | {"kernel": kernel}
 
     @classmethod
     def from_json(cls, content: dict) -> Report:
         history = tuple(Check(**check) for check in content["history"])
-        return cls(**content | {"kernel": torch.tensor(content["kernel"]), "history": history})
+        kernel = content["kernel"]
+        kernel = None if kernel is None else torch.tensor(kernel)
+        return cls(**content | {"kernel": kernel, "history": history})
 
     def line(self) -> str:
         """For people."""

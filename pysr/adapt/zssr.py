@@ -228,7 +228,7 @@ def zssr(
     model = form(base).to(device, memory_format=torch.channels_last)
     network = model.network.network
     phases = zssr_phases(network, kernel, downsample, lambda: lr, config, seed)
-    learner = Phases(model, phases, network, network, kernel, budget, started)
-    report = Anytime(learner, judged_on(lr), scale, budget, started, downsample).run("zssr")
+    learner = Phases(model, phases, network, network, model.degradation, budget, started)
+    report = Anytime(learner, judged_on(lr), budget, started).run("zssr")
     upscaler = Upscaler(model, device=str(device), kernel=kernel)
     return Adapted(upscaler, report, base, form, settings)

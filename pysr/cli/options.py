@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pysr import pictures
+from pysr import degrade, pictures
 from pysr.adapt.budget import Budget
 from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
@@ -47,16 +47,25 @@ def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def adaptation(options: argparse.Namespace) -> dict | None:
-    """How to call `pysr.adapt.taught`, or None without --adapt."""
+def adaptation(options: argparse.Namespace, degradation: str | None = None) -> dict | None:
+    """How to call `pysr.adapt.taught`, or None without --adapt; `degradation` as of that."""
+    pool = options.hr_pool
     if options.adapt is None:
-        given = [name for name in ("budget", "hr_pool") if getattr(options, name) is not None]
+        given = {"budget": options.budget, "hr-pool": pool, "degradation": degradation}
+        given = [name for name, value in given.items() if value is not None]
         if given:
-            raise ValueError(f"--{given[0].replace('_', '-')}: means nothing without --adapt")
+            raise ValueError(f"--{given[0]}: means nothing without --adapt")
         return None
-    check_method(options.adapt, options.hr_pool)
+    check_method(options.adapt, pool, degradation)
+    if degradation is not None:
+        degradation = degrade.load(degradation)
     budget = Budget.of("10s" if options.budget is None else options.budget)
-    return {"method": options.adapt, "budget": budget, "hr_pool": options.hr_pool}
+    return {
+        "method": options.adapt,
+        "budget": budget,
+        "hr_pool": pool,
+        "degradation": degradation,
+    }
 
 
 def model(options: argparse.Namespace) -> nn.Module:

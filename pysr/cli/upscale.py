@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the published loop: every iteration on the whole picture, in one piece",
     )
     add_adapt_arguments(parser)
+    parser.add_argument(
+        "--degradation",
+        metavar="FILE",
+        help="onsr learns under it: what pysr train learned from a camera's pairs",
+    )
     add_video_arguments(parser)
 
 
@@ -50,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     source, target = Path(options.input), Path(options.output)
     pairs = inputs_and_outputs(source, target)
     videos = {source for source, target in pairs if is_video(source, target)}
-    known, learning = kernel(options.kernel), adaptation(options)
+    known, learning = kernel(options.kernel), adaptation(options, options.degradation)
     if not videos:
         refuse_video_options(options, allowed=() if learning is None else ("--report",))
     restorer = upscaler(options) if len(videos) < len(pairs) else None

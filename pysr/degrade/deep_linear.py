@@ -8,6 +8,8 @@ an interpolation, and nothing but the small kernels is differentiated through.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,6 +58,11 @@ class DeepLinear(nn.Module):
             kernel = convolved(kernel, layer)
         return blur.normalise(kernel)
 
+    def frozen(self) -> GivenBlur:
+        """What it is now, and stays."""
+        kernel = self.kernel().detach()
+        return GivenBlur(self.scale, kernel).to(kernel.device)
+
     def forward(self, hr: Tensor) -> Tensor:
         return degraded(hr, self.kernel(), self.bicubic, self.scale)
 
@@ -77,6 +84,14 @@ class GivenBlur(nn.Module):
 
     def kernel(self) -> Tensor:
         return self.known
+
+    def frozen(self) -> GivenBlur:
+        return self
+
+    @property
+    def reach(self) -> int:
+        """LR pixels at a border that what lies outside it has a part in."""
+        return math.ceil((len(self.known) + len(self.bicubic)) / 2 / self.scale)
 
     def forward(self, hr: Tensor) -> Tensor:
         return degraded(hr, self.known, self.bicubic, self.scale)

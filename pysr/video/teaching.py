@@ -54,7 +54,7 @@ class ShotTeacher:
         degradation = GivenBlur(scale, kernel)
         learner = ONSR(shot.model, frames[0], pool, degradation, self.config, self.seed)
         crops = [informative_crops(frame)[0][2] for frame in frames]
-        loop = Anytime(learner, crops, scale, Budget(seconds=shot.budget), started)
+        loop = Anytime(learner, crops, Budget(seconds=shot.budget), started)
         if self._before is not None:
             shot.model.load_state_dict(self._before)
         report = loop.run("onsr")

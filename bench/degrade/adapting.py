@@ -1,0 +1,63 @@
+"""Real LR pictures of a camera, restored by a network that is taught each of them by ONSR.
+
+    python bench/degrade/adapting.py --data DIR --degradation FILE --pool DIR [--steps N]
+
+DIR holds train and test pairs; FILE was trained on the train pairs. ONSR begins from the blur that
+DAN estimates, or learns under FILE's degradation; the sharp pictures are those of the pool. The
+network was trained for bicubic downsampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+from common import read, save, scores
+from torch import Tensor, nn
+
+from pysr import adapt
+from pysr.degrade import LearnedDegradation, load
+from pysr.nets import load_model
+
+CONFIG = adapt.ONSRConfig(batch=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--degradation", required=True, type=Path, help="made by pysr train")
+    parser.add_argument("--pool", required=True, type=Path, help="a folder of sharp pictures")
+    parser.add_argument("--steps", type=int, default=40)
+    options = parser.parse_args()
+    degradation = load(options.degradation)
+    model = load_model(f"rrdb-lite-x{degradation.scale}")
+    test = [(lr, hr) for hr, lr in read(options.data / "test")]
+    taught = partial(restored, model=model, pool=options.pool, steps=options.steps)
+    rows = {
+        "start": scores(test, lambda lr: model(lr)),
+        "ONSR, DAN's blur": scores(test, taught),
+        "ONSR, learned degradation": scores(test, partial(taught, degradation=degradation)),
+    }
+    settings = {"pairs": len(test), "steps": options.steps}
+    save(f"learned_adapting_{options.data.name}", settings, rows)
+
+
+@torch.enable_grad()
+def restored(
+    lr: Tensor,
+    model: nn.Module,
+    pool: Path,
+    steps: int,
+    degradation: LearnedDegradation | None = None,
+) -> Tensor:
+    learned = adapt.onsr(
+        model, lr, pool, budget=steps, degradation=degradation, config=CONFIG, device="cpu"
+    )
+    print(learned.report.line(), flush=True)
+    return learned.upscaler(lr).image
+
+
+if __name__ == "__main__":
+    main()

@@ -101,7 +101,13 @@ def test_step(benchmark, folder, scale, device):
     lr = torch.rand(1, 3, 120, 160, device=device)
     pool = open_pool(folder, scale * (CONFIG.patch + 10), 0, device)
     ours = ONSR(copy.deepcopy(network), lr, pool, DeepLinear(scale), CONFIG)
+    compiled = ONSR(copy.deepcopy(network), lr, pool, DeepLinear(scale), CONFIG)
+    compiled.model.compile()
+    compiled.step(0)  # compiling takes longer than most budgets
     plain = Plain(network, lr, folder)
     title = f"a step of ONSR, RRDB of {network.config.blocks} blocks, x{scale}, batch of 8"
-    peers = {"the same written plainly": plain.step}
+    peers = {
+        "the same written plainly": plain.step,
+        "the same by torch.compile": lambda: compiled.step(0),
+    }
     side_by_side(benchmark, title, lambda: ours.step(0), peers, device, rounds=5)

@@ -53,6 +53,16 @@ def read(folder: Path) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+def links_to_hr(pairs: Path, folder: Path) -> Path:
+    """A folder of the HR pictures of pairs alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pair in find_pairs([pairs]):
+        link = folder / pair.hr.name
+        if not link.is_symlink():
+            link.symlink_to(pair.hr.resolve())
+    return folder
+
+
 @torch.no_grad()
 def scores(
     pairs: Sequence[tuple[Tensor, Tensor]], degrade: Callable[[Tensor], Tensor]

@@ -16,13 +16,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from common import read, save, scores
+from common import links_to_hr, read, save, scores
 from torch import nn
 
 from pysr.degrade import BicubicDegradation, FileDegradation, imresize, load
 from pysr.files import written_whole
 from pysr.nets import load_model
-from pysr.train.pairs import find_pairs
 from pysr.train.recipe import read_recipe
 from pysr.train.sr import SRRecipe
 
@@ -65,16 +64,6 @@ def recipes(recipe: SRRecipe, options: argparse.Namespace, scale: int) -> dict[s
         "real": replace(recipe, data=replace(recipe.data, pairs=(str(train),))),
     }
     return {name: r for name, r in found.items() if scale > 1 or name != "bicubic"}
-
-
-def links_to_hr(pairs: Path, folder: Path) -> Path:
-    """A folder of the HR pictures of pairs alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for pair in find_pairs([pairs]):
-        link = folder / pair.hr.name
-        if not link.is_symlink():
-            link.symlink_to(pair.hr.resolve())
-    return folder
 
 
 def trained(recipe: SRRecipe, out: Path) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pysr.adapt.picture import estimated_kernel
 from pysr.degrade import LearnedDegradation, load
+from pysr.degrade.learned import PAIR_NOISE
 from pysr.nets import DAN
 from pysr.resize import imresize
 
@@ -53,12 +54,13 @@ def camera_of(
 ) -> Camera:
     """A degradation for a picture (1, 3, H, W) that a model is to be taught, on its device.
 
-    Its kernel is the mean one of the picture, where it predicts any; else what a DAN estimates, who
-    is told one. Raises DegradationError for a file that is none, ValueError for another scale than
+    One from a file has the noise that generated pairs have: without it, that of real pictures is
+    sharpened with them. The kernel is the mean one of the picture, where it predicts any; else what
+    a DAN estimates, who is told one. Raises DegradationError for a file that is none, ValueError for another scale than
     the model's.
     """
     if not isinstance(degradation, LearnedDegradation):
-        degradation = load(degradation)
+        degradation = load(degradation).with_noise(PAIR_NOISE)
     scale = model.config.scale
     if degradation.scale != scale:
         raise ValueError(

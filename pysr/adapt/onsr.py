@@ -275,8 +275,8 @@ def onsr(
         kernel: (k, k), the blur where it is known (section 4.5): only Gr learns, from the external
             branch.
         degradation: instead of a kernel, what was learned from pairs of the camera (`pysr train`),
-            or its file; of the model's scale. It may add noise, see
-            `LearnedDegradation.with_noise`.
+            of the model's scale: with the noise it has, or its file, with noise of deviation 5/255
+            (dml.txt, section 3.3).
         seed: of all that is drawn.
     Raises:
         ValueError, TypeError: for a picture, kernel, degradation, budget or pool that cannot be

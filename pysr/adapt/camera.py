@@ -56,8 +56,8 @@ def camera_of(
 
     One from a file has the noise that generated pairs have: without it, that of real pictures is
     sharpened with them. The kernel is the mean one of the picture, where it predicts any; else what
-    a DAN estimates, who is told one. Raises DegradationError for a file that is none, ValueError for another scale than
-    the model's.
+    a DAN estimates, who is told one. Raises DegradationError for a file that is none, ValueError
+    for another scale than the model's.
     """
     if not isinstance(degradation, LearnedDegradation):
         degradation = load(degradation).with_noise(PAIR_NOISE)

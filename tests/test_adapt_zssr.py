@@ -12,6 +12,7 @@ from pysr.adapt.zssr import ZSSRConfig, shrunk
 from pysr.degrade import classical, imresize
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.evaluate import psnr
+from pysr.nets import build
 from pysr.nets.parts import BicubicUpsample
 from pysr.upscaler import Upscaler
 
@@ -184,6 +185,17 @@ def test_there_is_always_a_picture(picture):
     assert learned.report.consistency_after >= learned.report.consistency_before
     if float(picture.std()) == 0:
         torch.testing.assert_close(result.image, torch.full((1, 3, 64, 64), 0.4))
+
+
+@pytest.mark.parametrize(("scale", "known"), [(2, True), (3, False)])
+def test_by_name_it_begins_from_the_blur_that_dan_finds(scale, known):
+    model = build("vdsr", scale=scale, layers=2, features=4)
+    photograph = (
+        torch.from_numpy(photographs.astronaut()[:96, 150:246].copy()).permute(2, 0, 1)[None] / 255
+    )
+    blurred = classical(photograph, blur.isotropic(2.0, 21), 2)
+    kernel = adapt.taught("zssr", model, blurred, budget=1, device="cpu").report.kernel
+    assert (blur.spread(kernel) > 1) == known
 
 
 def test_a_run_that_diverges_is_undone(photograph):

@@ -13,12 +13,13 @@ from pysr.adapt import delta
 from pysr.adapt.budget import Budget
 from pysr.adapt.dsr import dsr, dsr_form
 from pysr.adapt.onsr import onsr
+from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import finished_zssr, zssr
 from pysr.degrade import LearnedDegradation
 from pysr.nets import load_model
-from pysr.upscaler import Upscaler
+from pysr.upscaler import Upscaler, usable_device
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ class Method:
     form: Callable[[nn.Module, Report, dict], nn.Module] = lambda base, *_: copy.deepcopy(base)
 
 
-def _zssr(model: nn.Module | str | Path, image, **options) -> Adapted:
-    """Of the model it takes the scale alone."""
+def _zssr(model: nn.Module | str | Path, image, *, kernel, device: str, **options) -> Adapted:
+    """Of the model it takes the scale, and the blur that it or a shipped DAN finds, if any does."""
     model = model if isinstance(model, nn.Module) else load_model(model)
-    return zssr(image, model.config.scale, **options)
+    if kernel is None and knows_blur(model):
+        found = usable_device(device)
+        kernel = estimated_kernel(one_picture(image, found), model, found)
+    return zssr(image, model.config.scale, kernel=kernel, device=device, **options)
 
 
 def _zssr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:

@@ -31,12 +31,12 @@ from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
 from pysr.adapt.camera import Camera, camera_of
-from pysr.adapt.picture import estimated_kernel, inside, one_picture
+from pysr.adapt.picture import estimated_kernel, inside, knows_blur, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade import LearnedDegradation
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
-from pysr.nets import DAN, SHIPPED, load_model
+from pysr.nets import DAN, load_model
 from pysr.nets.discriminators import VGGDiscriminator
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler, usable_device
@@ -246,8 +246,7 @@ def pool_for(
 def first_blur(lr: Tensor, model: nn.Module, config: ONSRConfig) -> DeepLinear:
     """Gd as it begins for a picture (1, 3, H, W)."""
     scale = model.config.scale
-    known = isinstance(model, DAN) or f"dan-lite-x{scale}" in SHIPPED
-    if config.begin == "gaussians" or not known:
+    if config.begin == "gaussians" or not knows_blur(model):
         return DeepLinear(scale)
     return DeepLinear(scale, estimated_kernel(lr, model, lr.device))
 

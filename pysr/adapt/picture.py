@@ -53,18 +53,22 @@ def judged_on(lr: Tensor) -> list[Tensor]:
     return parts
 
 
+def knows_blur(model: nn.Module) -> bool:
+    """Whether `estimated_kernel` finds the blur of pictures for a model."""
+    return isinstance(model, DAN) or f"dan-lite-x{model.config.scale}" in SHIPPED
+
+
 def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tensor:
     """(k, k), the blur of (1, 3, H, W): as the model finds it if it is a DAN, else as the shipped
     DAN of its scale does.
 
     Raises ValueError for a scale that none is shipped for.
     """
+    if not knows_blur(model):
+        raise ValueError(
+            f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
+        )
     if not isinstance(model, DAN):
-        name = f"dan-lite-x{model.config.scale}"
-        if name not in SHIPPED:
-            raise ValueError(
-                f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
-            )
-        model = load_model(name)
+        model = load_model(f"dan-lite-x{model.config.scale}")
     with Upscaler(copy.deepcopy(model), device=str(device)) as upscaler:
         return upscaler.estimate(lr.cpu())

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Compiling every module of every package takes longer than installing them, and few are imported.
+PIP = $(BIN)/python -m pip install --quiet --no-compile --constraint $(CONSTRAINTS)
 # A plain `torch` would fetch gigabytes of CUDA libraries; this release is what everything is tested on.
 CONSTRAINTS := constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
@@ -29,8 +31,8 @@ format: $(STAMP)
 
 $(STAMP): pyproject.toml $(CONSTRAINTS) $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[test,lint]'
+	$(PIP) torch
+	$(PIP) --editable '.[test,lint]'
 	touch $@
 
 clean:

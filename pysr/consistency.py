@@ -13,7 +13,7 @@ from torch import Tensor
 from pysr import arrays, blur
 from pysr.ops import blur_decimate
 from pysr.resize import imresize
-from pysr.tiling import Crop
+from pysr.tiling import Crop, inside
 
 
 def consistency(
@@ -46,6 +46,5 @@ def squared_differences(lr: Tensor, again: Tensor, reach: int) -> tuple[Tensor, 
     out: a crop is blurred with what lies outside it, which is not known.
     """
     reach = min(reach, (min(lr.shape[-2:]) - 1) // 2)
-    inner = (..., slice(reach, -reach or None), slice(reach, -reach or None))
-    difference = (again - lr)[inner]
+    difference = inside(again - lr, reach)
     return difference.square().sum(), difference.numel()

@@ -104,3 +104,8 @@ def spans(length: int, step: int) -> list[slice]:
     count = math.ceil(length / step)
     edges = [round(i * length / count) for i in range(count + 1)]
     return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def inside(x: Tensor, border: int) -> Tensor:
+    """(..., H, W) without a border of so many pixels."""
+    return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border]

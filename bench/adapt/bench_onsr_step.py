@@ -17,12 +17,13 @@ from skimage import data
 
 from pysr import blur
 from pysr.adapt import ONSRConfig
-from pysr.adapt.onsr import ONSR, inside
+from pysr.adapt.onsr import ONSR
 from pysr.adapt.pool import open_pool
 from pysr.degrade.deep_linear import SIZES, DeepLinear
 from pysr.nets import RRDB, RRDBConfig
 from pysr.nets.discriminators import VGGDiscriminator
 from pysr.resize import imresize
+from pysr.tiling import inside
 from pysr.train.data import TileCache, draw
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -5,7 +5,8 @@
 Twelve pictures are degraded by irregular kernels drawn from a seed (Setting 2, as in DIV2KRK), or
 by a defocus that grows across the picture (--field). The start was trained for bicubic
 downsampling, unless another model is named. Every case is a line of the log, and what is there is
-not done again, so that it can run in pieces; the table is made from the whole log.
+not done again, so that it can run in pieces; the table is made from the whole log, and the first
+columns say by which options a row came about.
 """
 
 from __future__ import annotations

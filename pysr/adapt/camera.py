@@ -49,18 +49,23 @@ class Camera(nn.Module):
             return self.degradation.degrade(hr.float(), self._noise)
 
 
+def opened(file: str | Path) -> LearnedDegradation:
+    """A file's degradation with the noise that generated pairs have: without it, that of real
+    pictures is sharpened with them. Raises DegradationError for a file that is none.
+    """
+    return load(file).with_noise(PAIR_NOISE)
+
+
 def camera_of(
     degradation: LearnedDegradation | str | Path, lr: Tensor, model: nn.Module, seed: int
 ) -> Camera:
     """A degradation for a picture (1, 3, H, W) that a model is to be taught, on its device.
 
-    One from a file has the noise that generated pairs have: without it, that of real pictures is
-    sharpened with them. The kernel is the mean one of the picture, where it predicts any; else what
-    a DAN estimates, who is told one. Raises DegradationError for a file that is none, ValueError
-    for another scale than the model's.
+    Its kernel is the mean one of the picture, where it predicts any; else what a DAN estimates, who
+    is told one. Raises as `opened`, and ValueError for another scale than the model's.
     """
     if not isinstance(degradation, LearnedDegradation):
-        degradation = load(degradation).with_noise(PAIR_NOISE)
+        degradation = opened(degradation)
     scale = model.config.scale
     if degradation.scale != scale:
         raise ValueError(

@@ -31,14 +31,14 @@ from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
 from pysr.adapt.camera import Camera, camera_of
-from pysr.adapt.picture import estimated_kernel, inside, knows_blur, one_picture
+from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade import LearnedDegradation
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
 from pysr.nets import DAN, load_model
 from pysr.nets.discriminators import VGGDiscriminator
-from pysr.tiling import informative_crops
+from pysr.tiling import informative_crops, inside
 from pysr.upscaler import Upscaler, usable_device
 
 # What each variant of section 4.4.3 learns from: the branches, and a critic of LR patches (Dl) or
@@ -140,7 +140,7 @@ class ONSR:
         self.config, self.scale = config, model.config.scale
         self.device = device = lr.device
         self.uses = VARIANTS[config.variant] if pool is not None else VARIANTS["ibsr"]
-        known = not any(True for _ in degradation.parameters())
+        known = not list(degradation.parameters())
         if known and "external" in self.uses:
             self.uses = {"external"}  # the rest is there to find the blur
         if isinstance(degradation, Camera) and self.uses != {"external"}:

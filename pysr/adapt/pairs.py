@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pysr.adapt.picture import LEAST_SIDE, inside
+from pysr.adapt.picture import LEAST_SIDE
 from pysr.adapt.pool import Patches
 from pysr.degrade import to_8bit
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.resize import imresize
+from pysr.tiling import inside
 
 # The picture is its own ground truth at these sizes: the smaller, the sharper.
 FATHERS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)

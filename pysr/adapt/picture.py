@@ -39,11 +39,6 @@ def own_teacher(image, scale: int, device: torch.device) -> Tensor:
     return lr
 
 
-def inside(x: Tensor, border: int) -> Tensor:
-    """(..., H, W) without a border of so many pixels."""
-    return x[..., border : x.shape[-2] - border, border : x.shape[-1] - border]
-
-
 def judged_on(lr: Tensor) -> list[Tensor]:
     """The parts of (1, 3, H, W) that weights are judged by: a look costs but a few steps."""
     parts = []

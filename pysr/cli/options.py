@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pysr import degrade, pictures
+from pysr import pictures
 from pysr.adapt.budget import Budget
+from pysr.adapt.camera import opened
 from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
-from pysr.degrade.learned import PAIR_NOISE
 from pysr.nets import SHIPPED, load_model
 from pysr.upscaler import DEFAULT_MODEL, Upscaler
 
@@ -59,7 +59,7 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
         return None
     check_method(options.adapt, pool, degradation)
     if degradation is not None:
-        degradation = degrade.load(degradation).with_noise(PAIR_NOISE)
+        degradation = opened(degradation)
     budget = Budget.of("10s" if options.budget is None else options.budget)
     return {
         "method": options.adapt,

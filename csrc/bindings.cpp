@@ -177,6 +177,7 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD_PACK(conditional_residual_block);
   PYSR_ADD(conv_shuffle);
   PYSR_ADD_PACK(conv_shuffle);
+  add_cpu(m, "conv_shuffle_grad_weight", pysr::conv_shuffle_grad_weight_cpu);
   PYSR_ADD(svconv);
   PYSR_ADD(svconv_grad_x);
   PYSR_ADD(svconv_grad_kernels);

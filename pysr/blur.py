@@ -242,6 +242,15 @@ def shifted(kernels: Tensor, offset: float) -> Tensor:
     return normalise(out)
 
 
+def aligned(kernels: Tensor, scale: int) -> Tensor:
+    """Kernels (..., k, k) as DIV2KRK's decimation by `scale` takes them: (..., k + 4, k + 4).
+
+    Moved by (s - 1) / 2 pixels, see `shifted`; two taps of margin keep the move from cutting any
+    off.
+    """
+    return shifted(resized(kernels, kernels.shape[-1] + 4), (scale - 1) / 2)
+
+
 def resized(kernels: Tensor, size: int) -> Tensor:
     """Crop or zero-pad kernels about tap k // 2 to `size`, then normalise. (..., k, k)."""
     old = kernels.shape[-1]

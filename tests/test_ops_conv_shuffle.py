@@ -95,16 +95,48 @@ def test_accuracy(side, device):
     assert error < 2e-6 * expected.abs().max()
 
 
-def test_gradients_are_refused(device):
-    tensors = make(1, 4, 4, 5, 6, 3, device=device)
-    tensors[1].requires_grad_()
-    with pytest.raises(RuntimeError, match="inference.*train torch.nn.Conv2d"):
-        conv_shuffle(*tensors)
-    out = torch.ops.pysr.conv_shuffle(*tensors, 2, None)
-    with pytest.raises(RuntimeError, match="inference.*train torch.nn.Conv2d"):
-        out.sum().backward()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_match_torchs(case, dtype, device):
+    *sizes, shuffle = case
+    tensors = make(*sizes, dtype=dtype, device=device)
+    leaves = [t.detach().double().cpu().requires_grad_() for t in tensors]
+    out = conv_shuffle_reference(*leaves, shuffle)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = torch.autograd.grad(out, leaves, grad.double())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x, *others = tensors
+        leaves = [x.contiguous(memory_format=layout).requires_grad_()]
+        leaves += [t.detach().requires_grad_() for t in others]
+        out = conv_shuffle(*leaves, shuffle)
+        grads = torch.autograd.grad(out, leaves, grad.to(device))
+        for ours, theirs in zip(grads, expected, strict=True):
+            assert_matches(ours.cpu(), theirs, dtype)
+
+
+def test_only_the_gradients_that_are_wanted():
+    x, weight, bias = make(1, 4, 4, 5, 6, 3)
+    conv_shuffle(x, weight, bias.requires_grad_()).sum().backward()
+    assert x.grad is None and weight.grad is None
+    assert bias.grad.tolist() == pytest.approx([30] * 4)
     with torch.no_grad():
-        assert not conv_shuffle(*tensors).requires_grad
+        assert not conv_shuffle(x, weight, bias).requires_grad
+
+
+def test_second_derivatives(device):
+    """Of a loss on the gradients, as a penalty or an unrolled step has it."""
+
+    def penalty(function, tensors):
+        x, weight, bias = (t.detach().requires_grad_() for t in tensors)
+        out = function(x, weight, bias, 2)
+        grads = torch.autograd.grad(out.square().sum(), (x, weight, bias), create_graph=True)
+        total = sum(g.square().sum() for g in grads)
+        return torch.autograd.grad(total, (x, weight, bias))
+
+    tensors = make(2, 5, 8, 9, 7, 3, device=device)
+    exact = penalty(conv_shuffle_reference, [t.double().cpu() for t in tensors])
+    for ours, theirs in zip(penalty(conv_shuffle, tensors), exact, strict=True):
+        assert (ours.cpu() - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -113,6 +145,10 @@ def test_opcheck(layout, device):
     x = x.contiguous(memory_format=layout)
     for packed in (None, pack_conv_shuffle(weight, 2)):
         torch.library.opcheck(torch.ops.pysr.conv_shuffle, (x, weight, bias, 2, packed))
+    x.requires_grad_(), weight.requires_grad_()
+    torch.library.opcheck(torch.ops.pysr.conv_shuffle, (x, weight, bias, 2, None))
+    grad = torch.randn(2, 8, 9, 7, device=device, requires_grad=True)
+    torch.library.opcheck(torch.ops.pysr.conv_shuffle_grad_weight, (x, grad, 3))
 
 
 @pytest.mark.parametrize(
@@ -130,8 +166,13 @@ def test_compile(dynamic, backend, device):
 
 
 def test_same_bits_for_any_number_of_threads():
-    tensors = make(2, 32, 12, 65, 50, 5)
-    first, *others = with_threads((1, 2, 5), lambda: conv_shuffle(*tensors, 2))
+    tensors = [t.requires_grad_() for t in make(2, 32, 12, 65, 50, 5)]
+
+    def result_and_gradients():
+        out = conv_shuffle(*tensors, 2)
+        return torch.cat([t.flatten() for t in (out, *torch.autograd.grad(out.sum(), tensors))])
+
+    first, *others = with_threads((1, 2, 5), result_and_gradients)
     assert all(torch.equal(first, other) for other in others)
 
 

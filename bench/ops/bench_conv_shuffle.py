@@ -60,3 +60,49 @@ def test_conv_shuffle(benchmark, device, case):
     }
     print("    error against float64: " + ", ".join(f"{n} {e:.1e}" for n, e in errors.items()))
     benchmark.extra_info["errors"] = errors
+
+
+# What a step of training or of learning at test time does: forward, and all gradients.
+LEARNING = {
+    "block, first, 48 to 64, batch of 8, 40x40": (8, 48, 64, 40),
+    "block, second, 64 to 48, batch of 8, 40x40": (8, 64, 48, 40),
+    "published block, 74 to 64, batch of 8, 64x64": (8, 74, 64, 64),
+    "VDSR, 32 to 32, batch of 16, 48x48": (16, 32, 32, 48),
+}
+
+
+@pytest.mark.parametrize("case", LEARNING)
+@pytest.mark.parametrize("device", DEVICES)
+def test_learning(benchmark, device, case):
+    n, c, o, size = LEARNING[case]
+    device = torch.device(device)
+    torch.manual_seed(0)
+    last = {"memory_format": torch.channels_last}
+    x = torch.randn(n, c, size, size, device=device).contiguous(**last).requires_grad_()
+    weight = (torch.randn(o, c, 3, 3, device=device) / (9 * c) ** 0.5).contiguous(**last)
+    leaves = (x, weight.requires_grad_(), torch.randn(o, device=device, requires_grad=True))
+    grad = torch.randn(n, o, size, size, device=device).contiguous(**last)
+
+    def step(convolution):
+        return torch.autograd.grad(convolution(*leaves), leaves, grad)
+
+    torchs = lambda x, weight, bias: F.conv2d(x, weight, bias, padding=1)  # noqa: E731
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    exact = torch.autograd.grad(conv_shuffle_reference(*exact), exact, grad.double())
+    errors = {
+        name: max(
+            ((ours - theirs).abs().max() / theirs.abs().max()).item()
+            for ours, theirs in zip(step(convolution), exact, strict=True)
+        )
+        for name, convolution in (("pysr", conv_shuffle), ("torch", torchs))
+    }
+    side_by_side(
+        benchmark,
+        f"conv_shuffle, forward+backward, {case}",
+        lambda: step(conv_shuffle),
+        {"torch": lambda: step(torchs)},
+        device,
+        operations=3 * 2 * 9 * n * size**2 * c * o,
+    )
+    print("    error against float64: " + ", ".join(f"{n} {e:.1e}" for n, e in errors.items()))
+    benchmark.extra_info["errors"] = errors

@@ -58,7 +58,7 @@ class Block {
       : p_(p), kernels_(winograd_kernels()), weights_(p, kernels_), hidden_(p.hidden()),
         c_padded_(weights_.conv2.padded()), hidden_padded_(weights_.conv1.padded()),
         threads_(products() < kSerialProducts ? 1 : std::max(p.threads, 1)),
-        tiles_(kernels_, p.n, p.h, p.w, 3, threads_), blocks_(tiles_.blocks()),
+        tiles_(kernels_.tiles, p.h, p.w, 3), blocks_(tiles_.blocks()),
         f_{static_cast<S*>(p.f), p.n, p.c, p.h, p.w, p.f_stride},
         picture_{static_cast<S*>(p.cond), p.n, p.d, p.h, p.w, p.cond_stride},
         out_{static_cast<S*>(p.out), p.n, p.c, p.h, p.w, p.out_stride},
@@ -95,14 +95,15 @@ class Block {
     }
     const std::vector<float> cases = border_cases();
     std::vector<float> sums(p_.n * blocks_ * hidden_padded_, 0.0f);
-    tiles_.run(scratch_, scratch_floats(), [&](TileConvolution& job, int64_t n, int64_t item) {
+    const auto activate = [&](TileConvolution& job, int64_t n, int64_t block) {
       job.in = f.at(n), job.more = more.at(n), job.out = features_.at(n);
       job.channels = channels, job.more_channels = more_channels;
       job.vectors = weights_.conv1.vectors();
       job.weights = packed_;
       kernels_.activate(job, cases.data() + n * 9 * hidden_padded_,
-                        sums.data() + item * hidden_padded_);
-    });
+                        sums.data() + block * hidden_padded_);
+    };
+    tiles_.run(p_.n, threads_, scratch_, scratch_floats(), activate);
 
     std::vector<float> bias(c_padded_, 0.0f), gates(p_.n * c_padded_, 0.0f);
     std::copy_n(conv2_bias_.data(), p_.c, bias.data());
@@ -114,13 +115,14 @@ class Block {
         widen_row(static_cast<const S*>(p_.gate) + n * p_.c, 1, gate, p_.c);
       }
     }
-    tiles_.run(scratch_, scratch_floats(), [&](TileConvolution& job, int64_t n, int64_t) {
+    const auto add_residual = [&](TileConvolution& job, int64_t n, int64_t) {
       job.in = features_.at(n), job.out = out.at(n);
       job.channels = static_cast<int>(hidden_);
       job.vectors = weights_.conv2.vectors();
       job.weights = packed_ + weights_.conv1.floats();
       kernels_.add_residual(job, bias.data(), gates.data() + n * c_padded_, f.at(n));
-    });
+    };
+    tiles_.run(p_.n, threads_, scratch_, scratch_floats(), add_residual);
     if (!direct_) out_.unstage(staged_, threads_);
   }
 

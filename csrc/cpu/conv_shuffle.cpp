@@ -64,15 +64,16 @@ class Convolution {
     const std::vector<float> bias = ordered_bias();
     const std::vector<ptrdiff_t> places = places_of(channel_step);
     const bool whole_vectors = channel_step == 1 && out_channels_ % kernels_.lanes == 0;
-    const TileBlocks blocks(kernels_, p_.n, p_.h, p_.w, p_.side, threads_);
-    blocks.run(scratch_, scratch_floats(), [&](TileConvolution& job, int64_t n, int64_t) {
+    const TileBlocks blocks(kernels_.tiles, p_.h, p_.w, p_.side);
+    const auto convolve = [&](TileConvolution& job, int64_t n, int64_t) {
       job.in = from_.at(n), job.out = to_.at(n);
       job.out.row *= p_.shuffle, job.out.pixel *= p_.shuffle;
       job.channels = static_cast<int>(p_.c), job.vectors = weights_.vectors();
       job.weights = packed_;
       kernels_.scatter(job, static_cast<int>(p_.side), bias.data(), places.data(),
                        static_cast<int>(p_.o), whole_vectors);
-    });
+    };
+    blocks.run(p_.n, threads_, scratch_, scratch_floats(), convolve);
     if (kNarrow) out_.unstage(to_, threads_);
   }
 

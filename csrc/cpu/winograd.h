@@ -134,37 +134,41 @@ struct StridedPictures {
   }
 };
 
-// The blocks of tiles of n pictures, and the scratch of the threads that work on them.
+// Pictures cut into tiles, and those into blocks that are worked on at once. Blocks are counted over
+// all pictures.
 class TileBlocks {
  public:
-  TileBlocks(const WinogradTile& kernels, int64_t n, int64_t h, int64_t w, int64_t kernel_side,
-             int threads)
-      : n_(n), h_(static_cast<int>(h)), w_(static_cast<int>(w)), together_(kernels.tiles),
-        threads_(threads) {
+  TileBlocks(int together, int64_t h, int64_t w, int64_t kernel_side)
+      : h_(static_cast<int>(h)), w_(static_cast<int>(w)), together_(together) {
     const int64_t side = winograd_tile_side(static_cast<int>(kernel_side));
     tiles_ = ceil_div(h, side) * ceil_div(w, side);
     blocks_ = ceil_div(tiles_, together_);
   }
   int64_t blocks() const { return blocks_; }  // of one picture
 
-  // Calls convolve(job, image, item) for every block, `scratch_floats` of `scratch` being one
-  // thread's; job holds what all have in common.
+  // Which tiles a block has, nothing else.
+  TileConvolution job(int64_t block) const {
+    const int64_t first = block % blocks_ * together_;
+    TileConvolution job{};
+    job.height = h_, job.width = w_;
+    job.first = static_cast<int>(first);
+    job.count = static_cast<int>(std::min<int64_t>(together_, tiles_ - first));
+    return job;
+  }
+
+  // Calls convolve(job, image, block) for every block of n pictures, `scratch_floats` of `scratch`
+  // being one thread's; job holds what all have in common.
   template <class F>
-  void run(float* scratch, int64_t scratch_floats, F&& convolve) const {
-    parallel_for(n_ * blocks_, threads_, [&](int64_t item, int worker) {
-      const int64_t first = item % blocks_ * together_;
-      TileConvolution job{};
-      job.height = h_, job.width = w_;
-      job.first = static_cast<int>(first);
-      job.count = static_cast<int>(std::min<int64_t>(together_, tiles_ - first));
-      job.scratch = scratch + worker * scratch_floats;
-      convolve(job, item / blocks_, item);
+  void run(int64_t n, int threads, float* scratch, int64_t scratch_floats, F&& convolve) const {
+    parallel_for(n * blocks_, threads, [&](int64_t block, int worker) {
+      TileConvolution each = job(block);
+      each.scratch = scratch + worker * scratch_floats;
+      convolve(each, block / blocks_, block);
     });
   }
 
  private:
-  const int64_t n_;
-  const int h_, w_, together_, threads_;
+  const int h_, w_, together_;
   int64_t tiles_, blocks_;
 };
 

@@ -10,6 +10,69 @@ namespace pysr {
 namespace PYSR_ISA {
 namespace {
 
+int64_t scratch_floats(int channels) {
+  const int vectors = vectors_of(channels);
+  return kPositions * ((vectors + kPanel) * kStep + vectors * kWide);
+}
+
+typedef float HalfFloats __attribute__((vector_size(PYSR_VECTOR_BYTES / 2)));
+
+// A vector of output channels, rounded once, from double. from[lane] is a channel's Side * Side
+// taps, null for padding; positions lie `step` apart.
+template <int Side>
+void pack_vector(const WeightTransform& g, const float* const* from, float* to, ptrdiff_t step) {
+  using Doubles = Vector<double>;
+  constexpr int kLanesHere = kLanes<double>;
+  for (int first = 0; first < kWide; first += kLanesHere) {
+    double lanes[Side * Side][kLanesHere];
+    for (int lane = 0; lane < kLanesHere; ++lane) {
+      const float* const taps = from[first + lane];
+      for (int tap = 0; tap < Side * Side; ++tap) lanes[tap][lane] = taps ? taps[tap] : 0.0f;
+    }
+    Doubles half[kPatch][Side] = {};
+    for (int u = 0; u < Side; ++u) {
+      for (int v = 0; v < Side; ++v) {
+        Doubles tap;
+        load<double>(tap, lanes[u * Side + v]);
+        PYSR_UNROLL
+        for (int i = 0; i < kPatch; ++i) half[i][v] += g.at[i][u] * tap;
+      }
+    }
+    for (int i = 0; i < kPatch; ++i) {
+      PYSR_UNROLL
+      for (int j = 0; j < kPatch; ++j) {
+        Doubles sum = {};
+        PYSR_UNROLL
+        for (int v = 0; v < Side; ++v) sum += half[i][v] * g.at[j][v];
+        const HalfFloats rounded = __builtin_convertvector(sum, HalfFloats);
+        __builtin_memcpy(to + (i * kPatch + j) * step + first, &rounded, sizeof rounded);
+      }
+    }
+  }
+}
+
+void pack_weights(const float* weights, int side, const int* order, int outputs, int inputs,
+                  int channel, int channels, int vectors, float* packed) {
+  const WeightTransform g(side);
+  for_panels(vectors, [&](int first, int width) {
+    const ptrdiff_t step = ptrdiff_t{width} * kWide;
+    float* const panel = packed + ptrdiff_t{first} * kWide * kPositions * channels + channel * step;
+    for (int vector = 0; vector < width; ++vector) {
+      const float* from[kWide] = {};
+      for (int lane = 0; lane < kWide; ++lane) {
+        const int output = (first + vector) * kWide + lane;
+        if (output >= outputs) break;
+        from[lane] = weights + (ptrdiff_t{order[output]} * inputs + channel) * side * side;
+      }
+      if (side == 3) {
+        pack_vector<3>(g, from, panel + vector * kWide, channels * step);
+      } else {
+        pack_vector<5>(g, from, panel + vector * kWide, channels * step);
+      }
+    }
+  });
+}
+
 // One position: a round of tiles by N vectors of output channels.
 template <int N>
 void multiply(const float* in, const float* weights, int channels, float* out) {

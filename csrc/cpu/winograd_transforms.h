@@ -1,5 +1,5 @@
-// Winograd's F(4x4, 3x3) and F(2x2, 5x5), for winograd_tile.cpp alone: sizes, transforms of
-// weights, patches and products, and where the numbers lie in between.
+// Winograd's F(4x4, 3x3) and F(2x2, 5x5), for winograd_tile.cpp and winograd_gradient_tile.cpp:
+// sizes, transforms of weights, patches and products, and where the numbers lie in between.
 //
 // A 4x4 tile of outputs of a 3x3 convolution costs 36 products per pair of channels instead of 144:
 // a 6x6 patch of the input, the weights and the products are each transformed by small fixed
@@ -44,11 +44,6 @@ constexpr int kTiles = 24;
 constexpr ptrdiff_t kStep = kTiles * kWide + 16;
 
 int vectors_of(int channels) { return (channels + kWide - 1) / kWide; }
-
-int64_t scratch_floats(int channels) {
-  const int vectors = vectors_of(channels);
-  return kPositions * ((vectors + kPanel) * kStep + vectors * kWide);
-}
 
 constexpr float kHalfRoot = 0.70710678118654752f, kRoot = 1.4142135623730950f;
 
@@ -103,46 +98,6 @@ struct WeightTransform {
     at[kPatch - 1][side - 1] = 1;
   }
 };
-
-// Rounded once, from double.
-void pack_weights(const float* weights, int side, const int* order, int outputs, int inputs,
-                  int channel, int channels, int vectors, float* packed) {
-  const WeightTransform g(side);
-  for_panels(vectors, [&](int first, int width) {
-    const ptrdiff_t step = ptrdiff_t{width} * kWide;
-    float* const panel = packed + ptrdiff_t{first} * kWide * kPositions * channels + channel * step;
-    for (int vector = 0; vector < width; ++vector) {
-      double taps[5][5][kWide], half[kPatch][5][kWide] = {};
-      for (int lane = 0; lane < kWide; ++lane) {
-        const int output = (first + vector) * kWide + lane;
-        for (int tap = 0; tap < side * side; ++tap) {
-          taps[tap / side][tap % side][lane] =
-              output < outputs
-                  ? weights[(ptrdiff_t{order[output]} * inputs + channel) * side * side + tap]
-                  : 0;
-        }
-      }
-      for (int i = 0; i < kPatch; ++i) {
-        for (int u = 0; u < side; ++u) {
-          for (int v = 0; v < side; ++v) {
-            const double factor = g.at[i][u];
-            for (int lane = 0; lane < kWide; ++lane) half[i][v][lane] += factor * taps[u][v][lane];
-          }
-        }
-      }
-      for (int i = 0; i < kPatch; ++i) {
-        for (int j = 0; j < kPatch; ++j) {
-          double sum[kWide] = {};
-          for (int v = 0; v < side; ++v) {
-            for (int lane = 0; lane < kWide; ++lane) sum[lane] += half[i][v][lane] * g.at[j][v];
-          }
-          float* const to = panel + (i * kPatch + j) * channels * step + vector * kWide;
-          for (int lane = 0; lane < kWide; ++lane) to[lane] = static_cast<float>(sum[lane]);
-        }
-      }
-    }
-  });
-}
 
 // Where a tile lies: its first pixel, and how much of it is inside the picture.
 template <int Side>

@@ -2,8 +2,8 @@
 // pixel shuffle; shuffle 1 leaves a convolution. The layers of super-resolution outside its blocks
 // are of this kind: heads, fusion, upscaling, and pixel-unshuffled strided convolutions.
 //
-// x and out are read and written through their strides, so that either may be channels last; all
-// else lies contiguous. For inference alone: there is no gradient.
+// Pictures are read and written through their strides, so that they may be channels last; all else
+// lies contiguous. The gradient by x is another such convolution, of turned weights.
 #pragma once
 
 #include <cstdint>
@@ -69,5 +69,35 @@ int conv_shuffle_cuda(const ConvShuffleParams& p, CUstream_st* stream);
 int64_t conv_shuffle_workspace(const ConvShuffleParams& p);
 int64_t conv_shuffle_packed_cuda(const ConvShuffleParams& p);
 int conv_shuffle_pack_cuda(const ConvShuffleParams& p, CUstream_st* stream);
+
+// The convolution's gradient by its weight, before any shuffle; on CUDA this is left to torch.
+struct ConvShuffleGradWeightParams {
+  void* x;            // (n, c, h, w)
+  void* grad;         // (n, o, h, w), of the convolution's result
+  void* grad_weight;  // (o, c, side, side)
+  int64_t n, c, o, h, w, side;
+  int64_t x_stride[4], grad_stride[4];  // in elements
+  DType dtype;                          // not float64
+  int threads;
+
+  template <class F>
+  void fields(F&& field) {
+    field("x", x), field("grad", grad), field("grad_weight", grad_weight), field("n", n);
+    field("c", c), field("o", o), field("h", h), field("w", w), field("side", side);
+    field("x_stride", x_stride), field("grad_stride", grad_stride), field("dtype", dtype);
+  }
+  bool valid() const {
+    for (const int64_t channels : {c, o}) {
+      if (channels < 1 || channels > ConvShuffleParams::max_channels) return false;
+    }
+    for (const void* given : {x, grad, grad_weight}) {
+      if (given == nullptr) return false;
+    }
+    return (side == 3 || side == 5) && n > 0 && h > 0 && w > 0 && h <= INT32_MAX &&
+           w <= INT32_MAX && dtype != DType::float64;
+  }
+};
+
+void conv_shuffle_grad_weight_cpu(const ConvShuffleGradWeightParams& p);
 
 }  // namespace pysr

@@ -6,6 +6,7 @@ from pysr.degrade.classical import (
     classical,
     to_8bit,
 )
+from pysr.degrade.jpeg import jpeg
 from pysr.degrade.learned import (
     Card,
     DegradationError,
@@ -26,6 +27,7 @@ __all__ = [
     "classical",
     "imresize",
     "is_degradation",
+    "jpeg",
     "load",
     "to_8bit",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pysr import blur
+from pysr.degrade.jpeg import jpeg
 from pysr.ops import blur_decimate
 from pysr.resize import imresize
 
@@ -83,17 +84,20 @@ class BicubicDegradation:
 
 @dataclass(frozen=True)
 class RandomDegradation:
-    """Draws the degradations that a DAN is trained on: Setting 1 and Setting 2 kernels, mixed.
+    """Draws the degradations that a DAN is trained on: Setting 1 and Setting 2, mixed.
 
     Attributes:
         scale: s, 1 to 4.
-        setting2: share of samples with irregular kernels of Setting 2; the rest are isotropic
-            Gaussians of Setting 1 (dan.txt section 4.1.1, widths by scale).
+        setting2: share of samples of Setting 2: irregular kernels and, as in DIV2KRK, decimation
+            that keeps LR and HR aligned. The rest are isotropic Gaussians of Setting 1 (dan.txt
+            section 4.1.1, widths by scale).
         kernel_size: size that every kernel is brought to.
         axes: range of Setting 2's widths.
         noise: largest standard deviation of Gaussian noise, in [0, 1] units, uniform from 0.
         noisy: share of samples with noise.
-        downsample: as in `classical`.
+        quality: range of JPEG qualities, uniform.
+        compressed: share of samples that are compressed, after the noise.
+        downsample: of Setting 1's samples, as in `classical`.
     """
 
     scale: int
@@ -102,30 +106,50 @@ class RandomDegradation:
     axes: tuple[float, float] = (0.6, 5.0)
     noise: float = 0.0
     noisy: float = 0.0
+    quality: tuple[float, float] = (70, 95)
+    compressed: float = 0.0
     downsample: str = "bicubic"
 
     def kernels(self, n: int, generator: blur.Seed) -> Tensor:
-        """n kernels of this mixture: (n, k, k)."""
-        generator = blur.as_generator(generator)
+        """n kernels of this mixture: (n, k, k), unmoved."""
+        return self._drawn(n, blur.as_generator(generator))[0]
+
+    def _drawn(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Kernels (n, k, k), and which of them (n,) are Setting 2's."""
         first = blur.random_isotropic(
             n, blur.SETTING1_RANGE[self.scale], self.kernel_size, generator
         )
         second = blur.random_irregular(
             n, blur.SETTING2_SIZE[self.scale], self.axes, generator=generator
         )
-        chosen = torch.rand(n, generator=generator, device=first.device) < self.setting2
-        return torch.where(chosen[:, None, None], blur.resized(second, self.kernel_size), first)
+        irregular = torch.rand(n, generator=generator, device=first.device) < self.setting2
+        second = blur.resized(second, self.kernel_size)
+        return torch.where(irregular[:, None, None], second, first), irregular
 
     def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """LR pictures and the kernels that made them, for HR (N, C, H, W) on the generator's
         device."""
         n = len(hr)
-        kernels = self.kernels(n, generator)
-        draws = torch.rand((2, n), generator=generator, device=generator.device)
-        noise = torch.where(draws[0] < self.noisy, draws[1] * self.noise, torch.zeros(n).to(draws))
-        lr = classical(
-            hr, kernels, self.scale, downsample=self.downsample, noise=noise, generator=generator
-        )
+        kernels, irregular = self._drawn(n, generator)
+        size = (-(-side // self.scale) for side in hr.shape[-2:])
+        lr = hr.new_empty(*hr.shape[:2], *size)
+        for which, made_by, downsample in (
+            (~irregular, kernels, self.downsample),
+            (irregular, blur.aligned(kernels, self.scale), "decimate"),
+        ):
+            which = which.nonzero()[:, 0]
+            if len(which):
+                lr[which] = classical(
+                    hr[which], made_by[which], self.scale, downsample=downsample, quantise=False
+                )
+        draws = torch.rand((4, n), generator=generator, device=generator.device)
+        noise = draws[0] * self.noise * (draws[1] < self.noisy)
+        grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
+        lr = to_8bit(lr + grain * noise.reshape(-1, 1, 1, 1))
+        which = (draws[2] < self.compressed).nonzero()[:, 0]
+        if len(which):
+            low, high = self.quality
+            lr[which] = jpeg(lr[which], (low + (high - low) * draws[3, which]).round())
         return lr, kernels
 
 

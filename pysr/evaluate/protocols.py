@@ -55,10 +55,8 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
         downsample = "decimate" if protocol == "gaussian8-decimate" else "bicubic"
     elif protocol == "div2krk":
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        # One tap of margin for the move, so that it cuts nothing off.
-        size = blur.SETTING2_SIZE[scale]
-        kernels = blur.random_irregular(1, size, generator=generator)
-        kernels = blur.shifted(blur.resized(kernels, size + 4), (scale - 1) / 2)
+        kernels = blur.random_irregular(1, blur.SETTING2_SIZE[scale], generator=generator)
+        kernels = blur.aligned(kernels, scale)
         downsample = "decimate"
     else:
         kernels = blur.dirac(1)[None]

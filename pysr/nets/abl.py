@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
+from pysr.nets.parts import Conv3x3
 from pysr.ops import mixture_blur
 
 SECOND_FACTOR = 1.2  # abl.txt, section 4.1.2
@@ -55,9 +56,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
+            Conv3x3(channels, channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            Conv3x3(channels, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,13 +72,13 @@ class ABL(nn.Module):
         super().__init__()
         self.config, c = config, config.features
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, c, 3, padding=1), *(ResidualBlock(c) for _ in range(config.blocks))
+            Conv3x3(1, c), *(ResidualBlock(c) for _ in range(config.blocks))
         )
         self.logits = nn.Parameter(torch.zeros(c, len(blur.MIXTURE_ANGLES) * config.group))
         halvings = config.scale.bit_length() - 1
         strided = [nn.Conv2d(c, c, 3, stride=2, padding=1) for _ in range(halvings)]
         layers = [layer for step in strided for layer in (step, nn.ReLU(inplace=True))]
-        self.decoder = nn.Sequential(*layers, nn.Conv2d(c, 1, 3, padding=1))
+        self.decoder = nn.Sequential(*layers, Conv3x3(c, 1))
         self.register_buffer("gaussians", torch.empty(0), persistent=False)
         self.set_factor(config.factor)
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
-from pysr.nets.parts import BicubicUpsample
+from pysr.nets.parts import BicubicUpsample, Conv3x3, convolve
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class ConditionalResidualBlock(nn.Module):
         hidden = channels + conditional
         self.channels = channels
         self.body = nn.Sequential(
-            nn.Conv2d(hidden, hidden, 3, padding=1),
+            Conv3x3(hidden, hidden),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(hidden, channels, 3, padding=1),
+            Conv3x3(hidden, channels),
             ChannelAttention(channels),
         )
 
@@ -105,7 +105,7 @@ class ConditionalResidualBlock(nn.Module):
             return second(activation(first(torch.cat((f, cond), 1))))
         weight = first.weight[:, : self.channels]
         cases = border_cases(cond, first.weight[:, self.channels :], first.bias, f.shape[-2:])
-        return second(activation(conv_with_border_cases(f, weight, cases)))
+        return second(activation(conv_with_border_cases(f, weight, cases, self.training)))
 
     def forward(self, f: Tensor, cond: Tensor, gate: Tensor | None = None) -> Tensor:
         """`gate` (N or 1, C, 1, 1) stands in for the attention that f itself would give."""
@@ -125,18 +125,20 @@ def border_cases(code: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, in
     return F.conv2d(code[:, :, None, None].expand(-1, -1, height, width), weight, bias, padding=1)
 
 
-def conv_with_border_cases(f: Tensor, weight: Tensor, cases: Tensor) -> Tensor:
+def conv_with_border_cases(
+    f: Tensor, weight: Tensor, cases: Tensor, training: bool = False
+) -> Tensor:
     """Zero-padded 3x3 convolution of f (N, C, H, W), plus what `border_cases` returned."""
     if torch.is_grad_enabled():
         # One product with 0/1 matrices: autograd copies the whole image for every slice written,
         # and an exported graph takes any size.
         rows, columns = (_membership(n).to(f) for n in f.shape[-2:])
-        return F.conv2d(f, weight, padding=1) + rows @ cases @ columns.T
+        return convolve(f, weight, None, training) + rows @ cases @ columns.T
     rows, columns = (_bands(n) for n in f.shape[-2:])
     # With one code for the whole batch the inner case is the convolution's own bias.
     inner = cases[:, :, len(rows) // 2, len(columns) // 2]
     shared = len(cases) == 1
-    x = F.conv2d(f, weight, inner[0] if shared else None, padding=1)
+    x = convolve(f, weight, inner[0] if shared else None, training)
     if shared:
         cases = cases - inner[:, :, None, None]
     for i, row in enumerate(rows):
@@ -168,16 +170,16 @@ class Restorer(nn.Module):
     def __init__(self, config: DANConfig):
         super().__init__()
         nf, s = config.features, config.scale
-        self.head = nn.Conv2d(3, nf, 3, padding=1)
+        self.head = Conv3x3(3, nf)
         self.body = nn.Sequential(
             *(ConditionalResidualBlock(nf, config.code_length) for _ in range(config.blocks))
         )
-        self.fusion = nn.Conv2d(nf, nf, 3, padding=1)
+        self.fusion = Conv3x3(nf, nf)
         if config.compact_tail:
-            steps, last = [], [nn.Conv2d(nf, 3 * s * s, 3, padding=1), nn.PixelShuffle(s)]
+            steps, last = [], [Conv3x3(nf, 3 * s * s), nn.PixelShuffle(s)]
         else:
-            steps, last = ([2, 2] if s == 4 else [s]), [nn.Conv2d(nf, 3, 3, padding=1)]
-        stages = [(nn.Conv2d(nf, nf * r * r, 3, padding=1), nn.PixelShuffle(r)) for r in steps]
+            steps, last = ([2, 2] if s == 4 else [s]), [Conv3x3(nf, 3)]
+        stages = [(Conv3x3(nf, nf * r * r), nn.PixelShuffle(r)) for r in steps]
         self.upscale = nn.Sequential(*(layer for stage in stages for layer in stage), *last)
         self.skip = BicubicUpsample(s) if config.bicubic_skip else None
 
@@ -232,7 +234,7 @@ class Estimator(nn.Module):
         self.body = nn.Sequential(
             *(ConditionalResidualBlock(nf, nf) for _ in range(config.estimator_blocks))
         )
-        self.out = nn.Conv2d(nf, config.code_length, 3, padding=1)
+        self.out = Conv3x3(nf, config.code_length)
         self.scale = config.scale
         self.whitened = config.whitened_estimator
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pysr.nets.parts import Conv3x3
+
 SLOPE = 0.2  # of every LeakyReLU
 
 
@@ -25,13 +27,13 @@ class VGGDiscriminator(nn.Module):
 
     def __init__(self, channels: int = 3, features: int = 32):
         super().__init__()
-        layers = [nn.Conv2d(channels, features, 3, padding=1), nn.LeakyReLU(SLOPE, inplace=True)]
+        layers = [Conv3x3(channels, features), nn.LeakyReLU(SLOPE, inplace=True)]
         widths = [features, 2 * features, 4 * features, 8 * features]
         for width, wider in zip(widths, [*widths[1:], widths[-1]], strict=True):
             layers += [
                 nn.Conv2d(width, width, 4, stride=2, padding=1),
                 nn.LeakyReLU(SLOPE, inplace=True),
-                nn.Conv2d(width, wider, 3, padding=1),
+                Conv3x3(width, wider),
                 nn.LeakyReLU(SLOPE, inplace=True),
             ]
         self.features = nn.Sequential(*layers)

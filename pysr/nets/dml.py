@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pysr.nets.parts import Conv3x3
 from pysr.ops import basis_svconv, svconv
 
 
@@ -70,10 +71,9 @@ class EncoderDecoder(nn.Module):
             for inner, width in zip([1, *widths], widths, strict=False)
         )
         self.up = nn.ModuleList(
-            nn.Conv2d(wide, narrow, 3, padding=1)
-            for narrow, wide in zip(widths, widths[1:], strict=False)
+            Conv3x3(wide, narrow) for narrow, wide in zip(widths, widths[1:], strict=False)
         )
-        self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.out = Conv3x3(widths[0], channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)  # dml.txt, section 4.2
@@ -93,9 +93,9 @@ class EncoderDecoder(nn.Module):
 
 def _two_convolutions(inner: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inner, width, 3, padding=1),
+        Conv3x3(inner, width),
         nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, 3, padding=1),
+        Conv3x3(width, width),
         nn.ReLU(inplace=True),
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr.nets.checkpoints import PublicNames, State, count
-from pysr.nets.parts import AFFORDABLE_HALO, HeadBodyTail, check_scale, conv3, shuffled_scale
+from pysr.nets.parts import AFFORDABLE_HALO, Conv3x3, HeadBodyTail, check_scale, shuffled_scale
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, features: int, residual: float):
         super().__init__()
         self.body = nn.Sequential(
-            conv3(features, features), nn.ReLU(inplace=True), conv3(features, features)
+            Conv3x3(features, features), nn.ReLU(inplace=True), Conv3x3(features, features)
         )
         self.residual = residual
 

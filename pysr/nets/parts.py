@@ -10,11 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr.nets.checkpoints import State
+from pysr.ops import conv_shuffle
 
 # The most LR pixels of context that tiles are given. A tile of 768 then costs a third more than its
 # share; the 350 that RRDB's 23 blocks can see would cost three times as much again, for what
 # they hardly use.
 AFFORDABLE_HALO = 64
+
+# Below these, torch's convolution and its gradients are as fast as ours.
+FEW_CHANNELS, FEW_PIXELS = 16, 1024
 
 
 def scale_of(network: nn.Module) -> int:
@@ -38,16 +42,41 @@ def check_scale(scale: int, expected: tuple[int, ...]) -> None:
         raise ValueError(f"scale: expected {names} or {expected[-1]}, got {scale}")
 
 
-def conv3(into: int, out: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps height and width."""
-    return nn.Conv2d(into, out, 3, padding=1)
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution that keeps height and width. (N, C, H, W) -> (N, O, H, W)."""
+
+    def __init__(self, into: int, out: int, bias: bool = True):
+        super().__init__(into, out, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(x, self.weight, self.bias, self.training)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Tensor:
+    """A 3x3 convolution that keeps height and width: torch's, which engines are compared with.
+
+    While something learns on a CPU (`training`, or gradients are recorded) it is `conv_shuffle`,
+    which with its gradients takes half as long, unless there are few channels or pixels.
+    """
+    n, channels, height, width = x.shape
+    learning = training or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    if (
+        not learning
+        or x.device.type != "cpu"
+        or not x.dtype == weight.dtype == torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or channels < FEW_CHANNELS
+        or n * height * width < FEW_PIXELS
+    ):
+        return F.conv2d(x, weight, bias, padding=1)
+    return conv_shuffle(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)
 
 
 def pixel_shuffles(into: int, features: int, scale: int) -> list[nn.Module]:
     """Convolutions and pixel shuffles to s times the size, x4 as twice x2; named 0, 2 in a row."""
     layers: list[nn.Module] = []
     for factor in [2, 2] if scale == 4 else [scale]:
-        layers += [conv3(into, features * factor**2), nn.PixelShuffle(factor)]
+        layers += [Conv3x3(into, features * factor**2), nn.PixelShuffle(factor)]
         into = features
     return layers
 
@@ -75,10 +104,10 @@ class HeadBodyTail(nn.Module):
         self.levels = levels
         mean = torch.tensor(self.MEAN).view(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
-        self.head = nn.Sequential(conv3(3, features))
-        self.body = nn.Sequential(*blocks, conv3(features, features))
+        self.head = nn.Sequential(Conv3x3(3, features))
+        self.body = nn.Sequential(*blocks, Conv3x3(features, features))
         shuffles = nn.Sequential(*pixel_shuffles(features, features, scale))
-        self.tail = nn.Sequential(shuffles, conv3(features, 3))
+        self.tail = nn.Sequential(shuffles, Conv3x3(features, 3))
 
     def forward(self, lr: Tensor) -> Tensor:
         mean = self.mean.to(lr.dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pysr.nets.checkpoints import PublicNames, State, count
-from pysr.nets.parts import AFFORDABLE_HALO, HeadBodyTail, check_scale, conv3, shuffled_scale
+from pysr.nets.parts import AFFORDABLE_HALO, Conv3x3, HeadBodyTail, check_scale, shuffled_scale
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def _group(config: RCANConfig) -> Residual:
     nf = config.features
     blocks = (
         Residual(
-            conv3(nf, nf),
+            Conv3x3(nf, nf),
             nn.ReLU(inplace=True),
-            conv3(nf, nf),
+            Conv3x3(nf, nf),
             ChannelAttention(nf, config.reduction),
         )
         for _ in range(config.blocks)
     )
-    return Residual(*blocks, conv3(nf, nf))
+    return Residual(*blocks, Conv3x3(nf, nf))
 
 
 def _config(state: State, scale: int | None) -> RCANConfig:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr.nets.checkpoints import PublicNames, State, count
-from pysr.nets.parts import AFFORDABLE_HALO, check_scale, conv3, pixel_shuffles, shuffled_scale
+from pysr.nets.parts import AFFORDABLE_HALO, Conv3x3, check_scale, pixel_shuffles, shuffled_scale
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DenseLayer(nn.Module):
 
     def __init__(self, into: int, growth: int):
         super().__init__()
-        self.conv = nn.Sequential(conv3(into, growth))
+        self.conv = nn.Sequential(Conv3x3(into, growth))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((x, F.relu(self.conv(x), inplace=True)), 1)
@@ -70,11 +70,11 @@ class RDN(nn.Module):
         super().__init__()
         self.config = config = config or RDNConfig()
         nf = config.features
-        self.SFENet1, self.SFENet2 = conv3(3, nf), conv3(nf, nf)
+        self.SFENet1, self.SFENet2 = Conv3x3(3, nf), Conv3x3(nf, nf)
         self.RDBs = nn.ModuleList(ResidualDenseBlock(config) for _ in range(config.blocks))
-        self.GFF = nn.Sequential(nn.Conv2d(config.blocks * nf, nf, 1), conv3(nf, nf))
+        self.GFF = nn.Sequential(nn.Conv2d(config.blocks * nf, nf, 1), Conv3x3(nf, nf))
         shuffles = pixel_shuffles(nf, config.growth, config.scale)
-        self.UPNet = nn.Sequential(*shuffles, conv3(config.growth, 3))
+        self.UPNet = nn.Sequential(*shuffles, Conv3x3(config.growth, 3))
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.SFENet1((lr * self.config.levels).to(self.SFENet1.weight.dtype))

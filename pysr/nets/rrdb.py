@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr.nets.checkpoints import PublicNames, State, count
-from pysr.nets.parts import AFFORDABLE_HALO, BicubicUpsample, check_scale
+from pysr.nets.parts import AFFORDABLE_HALO, BicubicUpsample, Conv3x3, check_scale
 
 SLOPE = 0.2  # of every LeakyReLU
 RESIDUAL = 0.2  # the share of what a block adds
@@ -51,7 +51,7 @@ class ResidualDenseBlock(nn.Module):
         super().__init__()
         for i in range(5):
             out = growth if i < 4 else features
-            conv = nn.Conv2d(features + i * growth, out, 3, padding=1)
+            conv = Conv3x3(features + i * growth, out)
             nn.init.kaiming_normal_(conv.weight)
             conv.weight.data.mul_(0.1)
             nn.init.zeros_(conv.bias)
@@ -82,15 +82,15 @@ class RRDB(nn.Module):
         super().__init__()
         self.config = config = config or RRDBConfig()
         nf = config.features
-        self.conv_first = nn.Conv2d(3, nf, 3, padding=1)
+        self.conv_first = Conv3x3(3, nf)
         self.RRDB_trunk = nn.Sequential(
             *(ResidualInResidualDenseBlock(nf, config.growth) for _ in range(config.blocks))
         )
-        self.trunk_conv = nn.Conv2d(nf, nf, 3, padding=1)
-        self.upconv1 = nn.Conv2d(nf, nf, 3, padding=1)
-        self.upconv2 = nn.Conv2d(nf, nf, 3, padding=1) if config.scale == 4 else None
-        self.HRconv = nn.Conv2d(nf, nf, 3, padding=1)
-        self.conv_last = nn.Conv2d(nf, 3, 3, padding=1)
+        self.trunk_conv = Conv3x3(nf, nf)
+        self.upconv1 = Conv3x3(nf, nf)
+        self.upconv2 = Conv3x3(nf, nf) if config.scale == 4 else None
+        self.HRconv = Conv3x3(nf, nf)
+        self.conv_last = Conv3x3(nf, 3)
         self.skip = BicubicUpsample(config.scale) if config.bicubic_skip else None
         if config.bicubic_skip:
             nn.init.zeros_(self.conv_last.weight)

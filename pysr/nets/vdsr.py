@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pysr.colour import RANGE, unit_luma
 from pysr.nets.checkpoints import PublicNames, State, count
+from pysr.nets.parts import Conv3x3
 from pysr.resize import imresize
 
 
@@ -53,8 +54,7 @@ class VDSR(nn.Module):
         self.config = config = config or VDSRConfig()
         widths = [1, *[config.features] * (config.layers - 1), 1]
         self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1, bias=False)
-            for a, b in zip(widths, widths[1:], strict=False)
+            Conv3x3(a, b, bias=False) for a, b in zip(widths, widths[1:], strict=False)
         )
         for conv in self.layers[:-1]:
             nn.init.kaiming_normal_(conv.weight)

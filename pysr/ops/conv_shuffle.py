@@ -1,7 +1,7 @@
-"""A zero-padded 3x3 or 5x5 convolution stored through a pixel shuffle, for inference.
+"""A zero-padded 3x3 or 5x5 convolution stored through a pixel shuffle.
 
-These are the layers of a super-resolution network outside its blocks. The CPU kernels compute them
-by Winograd's method, and no unshuffled picture is ever written.
+These are the layers of a super-resolution network. The CPU kernels compute them, and both their
+gradients, by Winograd's method, and no unshuffled picture is ever written.
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ MAX_CHANNELS = 4096
 MAX_SHUFFLE = 16
 SIDES = (3, 5)
 DTYPES = (torch.float32, *HALVES)
-NO_GRADIENT = (
-    "conv_shuffle: is for inference and has no gradient; call it under torch.inference_mode(), or "
-    "train torch.nn.Conv2d and torch.nn.PixelShuffle"
-)
 
 
 def conv_shuffle(
@@ -51,13 +47,10 @@ def conv_shuffle(
     Returns:
         (N, O / r^2, r * H, r * W), of x's dtype, dense; channels last where x is.
     Raises:
-        RuntimeError: where gradients would be recorded: there are none.
         ValueError: for other shapes, sizes, or tensors on different devices.
         TypeError: for arguments of other types or dtypes.
     """
     check_arguments(x, weight, bias, shuffle)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)):
-        raise RuntimeError(NO_GRADIENT)
     if x.device.type in _ext.DEVICES:
         return torch.ops.pysr.conv_shuffle(x, weight, bias, shuffle, packed)
     return conv_shuffle_reference(x, weight, bias, shuffle)
@@ -156,8 +149,70 @@ def _forward(x, weight, bias, shuffle, packed):
     return out
 
 
+# The convolution's gradient by its weight, `grad` being that of its unshuffled result.
+torch.library.define(
+    "pysr::conv_shuffle_grad_weight", "(Tensor x, Tensor grad, SymInt side) -> Tensor"
+)
+
+
+@torch.library.register_fake("pysr::conv_shuffle_grad_weight")
+def _fake_grad_weight(x, grad, side):
+    return x.new_empty(grad.shape[1], x.shape[1], side, side)
+
+
+@torch.library.register_kernel("pysr::conv_shuffle_grad_weight", "cpu")
+def _grad_weight(x, grad, side):
+    (n, c, h, w), o = x.shape, grad.shape[1]
+    grad_weight = x.new_empty(o, c, side, side)
+    fields = {"x": x, "grad": grad, "grad_weight": grad_weight, "n": n, "c": c, "o": o}
+    fields |= {"h": h, "w": w, "side": side, "dtype": _ext.DTYPES[x.dtype]}
+    fields |= {"x_stride": x.stride(), "grad_stride": grad.stride()}
+    launch("conv_shuffle_grad_weight", x.device, **fields)
+    return grad_weight
+
+
+@torch.library.register_kernel("pysr::conv_shuffle_grad_weight", "cuda")
+def _grad_weight_by_torch(x, grad, side):
+    shape = (grad.shape[1], x.shape[1], side, side)
+    return torch.nn.grad.conv2d_weight(x, shape, grad, padding=side // 2)
+
+
+def _save(ctx, inputs, output):
+    x, weight, _, ctx.shuffle, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
 def _backward(ctx, grad):
-    raise RuntimeError(NO_GRADIENT)
+    x, weight = ctx.saved_tensors
+    if ctx.shuffle > 1:  # by 1 it would copy
+        grad = F.pixel_unshuffle(grad, ctx.shuffle)
+    wanted = ctx.needs_input_grad
+    grad_x = _transposed(grad, weight) if wanted[0] else None
+    grad_weight = None
+    if wanted[1]:
+        grad_weight = torch.ops.pysr.conv_shuffle_grad_weight(x, grad, weight.shape[-1])
+    return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None, None
 
 
-torch.library.register_autograd("pysr::conv_shuffle", _backward)
+def _transposed(grad: Tensor, weight: Tensor) -> Tensor:
+    """The convolution's gradient by its input: a convolution with turned weights."""
+    turned = weight.flip(2, 3).transpose(0, 1)
+    return torch.ops.pysr.conv_shuffle(grad, turned, weight.new_zeros(weight.shape[1]), 1, None)
+
+
+def _save_both(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward_twice(ctx, by_weight):
+    """The weight's gradient is linear in x and in grad: each has the other, convolved."""
+    x, grad = ctx.saved_tensors
+    zeros = by_weight.new_zeros(by_weight.shape[0])
+    by_grad = torch.ops.pysr.conv_shuffle(x, by_weight, zeros, 1, None)
+    return _transposed(grad, by_weight), by_grad, None
+
+
+torch.library.register_autograd("pysr::conv_shuffle", _backward, setup_context=_save)
+torch.library.register_autograd(
+    "pysr::conv_shuffle_grad_weight", _backward_twice, setup_context=_save_both
+)

@@ -86,6 +86,54 @@ void test(const Case& k, DType dtype, const Device& device) {
   compare(what, out, expected, magnitude);
 }
 
+// The gradient by the weight, which has CPU kernels alone; no sum is wider than a picture's.
+template <class S>
+void test_gradient(const Case& k, DType dtype) {
+  std::mt19937 random(static_cast<unsigned>(k.h * 100 + k.w));
+  std::vector<S> x = random_values<S>(k.n * k.c * k.h * k.w, random);
+  std::vector<S> grad = random_values<S>(k.n * k.o * k.h * k.w, random);
+  std::vector<S> grad_weight(static_cast<size_t>(k.o * k.c * k.side * k.side)), again(grad_weight);
+
+  ConvShuffleGradWeightParams p{};
+  p.x = x.data(), p.grad = grad.data(), p.grad_weight = grad_weight.data();
+  p.n = k.n, p.c = k.c, p.o = k.o, p.h = k.h, p.w = k.w, p.side = k.side;
+  strides_of(k.c, k.h, k.w, k.in_channels_last, p.x_stride);
+  strides_of(k.o, k.h, k.w, k.out_channels_last, p.grad_stride);
+  p.dtype = dtype;
+  p.threads = 3;
+  conv_shuffle_grad_weight_cpu(p);
+  const std::string what = "gradient of o=" + std::to_string(k.o) + " c=" + std::to_string(k.c) +
+                           " h=" + std::to_string(k.h) + " side=" + std::to_string(k.side);
+  p.grad_weight = again.data();
+  p.threads = 1;
+  conv_shuffle_grad_weight_cpu(p);
+  if (std::memcmp(again.data(), grad_weight.data(), again.size() * sizeof(S)) != 0) {
+    std::printf("%s: other bits on one thread\n", what.c_str());
+    std::exit(1);
+  }
+
+  std::vector<double> expected(grad_weight.size()), magnitude(grad_weight.size());
+  for (int64_t o = 0; o < k.o; ++o)
+    for (int64_t c = 0; c < k.c; ++c)
+      for (int64_t u = 0; u < k.side; ++u)
+        for (int64_t v = 0; v < k.side; ++v) {
+          double sum = 0, absolute = 0;
+          for (int64_t n = 0; n < k.n; ++n)
+            for (int64_t y = 0; y < k.h; ++y)
+              for (int64_t at_x = 0; at_x < k.w; ++at_x) {
+                const int64_t row = y + u - k.side / 2, column = at_x + v - k.side / 2;
+                if (row < 0 || row >= k.h || column < 0 || column >= k.w) continue;
+                const double product = double{widen(grad[at(p.grad_stride, n, o, y, at_x)])} *
+                                       widen(x[at(p.x_stride, n, c, row, column)]);
+                sum += product, absolute += std::abs(product);
+              }
+          const int64_t place = ((o * k.c + c) * k.side + u) * k.side + v;
+          // Winograd's transforms round at the size of what a tile holds, not of the sum.
+          expected[place] = sum, magnitude[place] = absolute + 4;
+        }
+  compare(what, grad_weight, expected, magnitude);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -96,14 +144,19 @@ int main(int count, char** arguments) {
   for (DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
     dispatch_float(dtype, [&](auto type) {
       for (const Case& each : kCases) {
-        test<typename decltype(type)::type>(each, dtype, cuda ? emulator : cpu);
+        using S = typename decltype(type)::type;
+        test<S>(each, dtype, cuda ? emulator : cpu);
+        if (!cuda) test_gradient<S>(each, dtype);
       }
     });
   }
-  try {
-    conv_shuffle_cpu(Params{});
-    return 7;
-  } catch (const std::invalid_argument&) {
+  for (const auto& refused : {+[] { conv_shuffle_cpu(Params{}); },
+                              +[] { conv_shuffle_grad_weight_cpu({}); }}) {
+    try {
+      refused();
+      return 7;
+    } catch (const std::invalid_argument&) {
+    }
   }
   std::printf("conv_shuffle: %s: ok\n", cuda ? "cuda, emulated" : name(isa()));
 }

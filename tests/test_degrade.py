@@ -1,11 +1,14 @@
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from skimage import data as photographs
 
 from pysr import blur
-from pysr.degrade import RandomDegradation, classical, imresize, to_8bit
+from pysr.degrade import RandomDegradation, classical, imresize, jpeg, to_8bit
 
 
 def matlab_line(line, scale):
@@ -139,6 +142,51 @@ def test_random_degradations_mix_both_settings():
     assert lr.shape == (64, 3, 12, 12) and used.shape == (64, 21, 21)
     noisy = lr.std((1, 2, 3)) > 0.002
     assert 0.3 < noisy.float().mean() < 0.6
+
+
+def test_setting_2_is_decimated_and_aligned():
+    """As the div2krk protocol makes its cases."""
+    hr = torch.rand(3, 3, 40, 48)
+    lr, kernels = RandomDegradation(4, setting2=1.0)(hr, torch.Generator().manual_seed(0))
+    moved = blur.shifted(blur.resized(kernels, 25), 1.5)
+    torch.testing.assert_close(lr, classical(hr, moved, 4, downsample="decimate"))
+    lr, kernels = RandomDegradation(4)(hr, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lr, classical(hr, kernels, 4))
+
+
+def test_jpeg_does_what_a_file_does():
+    picture = photographs.astronaut()[:301, :213]
+    x = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    for quality in (20, 60, 90):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+        saved = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float()
+        ours = jpeg(x, quality) * 255
+        loss = (saved - x * 255).abs().mean()
+        # libjpeg's transform rounds in integers, which moves a few coefficients by a step.
+        assert (ours - saved).abs().mean() < 0.3 * loss
+        assert (ours - saved).square().mean() < 0.1 * (saved - x * 255).square().mean()
+
+
+def test_jpeg_of_a_batch_and_on_every_device(device):
+    x = torch.rand(3, 3, 19, 32)
+    quality = torch.tensor([30, 75, 100])
+    each = torch.cat([jpeg(x[i : i + 1], int(quality[i])) for i in range(3)])
+    out = jpeg(x.to(device), quality.to(device)).cpu()
+    assert (out - each).abs().mean() < 1e-3
+    error = (out - x).abs().mean((1, 2, 3)).tolist()
+    assert error[0] > error[1] > error[2]
+    with pytest.raises(ValueError, match="quality: expected 1 to 100"):
+        jpeg(x, 0)
+
+
+def test_random_degradations_compress_the_share_asked_for():
+    flat = torch.full((64, 3, 32, 32), 0.5)
+    flat[:, 0] = torch.rand(64, 32, 32, generator=torch.Generator().manual_seed(0))
+    untouched, _ = RandomDegradation(1)(flat, torch.Generator().manual_seed(0))
+    pressed = RandomDegradation(1, quality=(50, 60), compressed=0.5)
+    lr, _ = pressed(flat, torch.Generator().manual_seed(0))
+    assert 0.3 < ((lr - untouched).abs().amax((1, 2, 3)) > 0).float().mean() < 0.7
 
 
 @pytest.mark.parametrize(

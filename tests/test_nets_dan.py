@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from pysr import blur
-from pysr.nets import DAN, DANConfig, ModelError, load_model, save_model
-from pysr.nets.dan import BicubicUpsample, ConditionalResidualBlock, initialise
+from pysr.nets import DAN, DANConfig, ModelError, load_model, parts, save_model
+from pysr.nets.dan import BicubicUpsample, ConditionalResidualBlock, grown, initialise
 from pysr.nets.registry import infer_config
+from pysr.ops import conv_shuffle
 
 SMALL = DANConfig(features=16, blocks=2, code_length=4, estimator_features=16, estimator_blocks=1)
 
@@ -51,6 +52,47 @@ def test_gradients_of_the_folded_condition():
     wanted = torch.autograd.grad(published_block(block, f, code).square().sum(), inputs)
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_cpu_learns_by_our_convolution_with_the_gradients_of_torchs(monkeypatch):
+    torch.manual_seed(1)
+    block = ConditionalResidualBlock(32, 3)
+    f, code = torch.randn(2, 32, 24, 27, requires_grad=True), torch.randn(2, 3)
+    calls = []
+    monkeypatch.setattr(parts, "conv_shuffle", lambda *a: calls.append(1) or conv_shuffle(*a))
+    inputs = (f, *block.parameters())
+    got = torch.autograd.grad(block(f, code).square().sum(), inputs)
+    assert len(calls) == 2
+    exact = block.double()
+    inputs = (f.detach().double().requires_grad_(), *exact.parameters())
+    out = published_block(exact, inputs[0], code.double())
+    for a, b in zip(got, torch.autograd.grad(out.square().sum(), inputs), strict=True):
+        assert (a - b).abs().max() < 2e-5 * b.abs().max()
+    with torch.inference_mode():
+        block.float().eval()(f, code)
+    assert len(calls) == 2  # an engine's reference is torch's own
+
+
+def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns():
+    model = small()
+    initialise(model)
+    for parameter in model.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    larger = grown(model, dataclasses.replace(SMALL, blocks=4, estimator_blocks=2))
+    lr = torch.rand(2, 3, 12, 13)
+    with torch.no_grad():
+        for ours, theirs in zip(larger(lr), model(lr), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    sr, code = larger(lr)
+    (sr.square().mean() + code.square().mean()).backward()
+    for body in (larger.Restorer.body, larger.Estimator.body):
+        assert body[-1].body[2].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("changes", [{"features": 32, "blocks": 3}, {"blocks": 1}])
+def test_a_network_only_grows_by_blocks(changes):
+    with pytest.raises(ValueError, match="more blocks at most|at least"):
+        grown(small(), dataclasses.replace(SMALL, **changes))
 
 
 def published_names(config: DANConfig) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ over the image nor concatenated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -333,6 +333,30 @@ class DAN(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         """Kernels (N, k, k), summing to 1, that codes (N, code_length) stand for."""
         return blur.decode(code, self.encoder[0])
+
+
+def grown(model: DAN, config: DANConfig) -> DAN:
+    """A DAN with further blocks that computes what `model` does: training goes on from there.
+
+    The new blocks come after the old ones; their second convolutions are zero, so that they add
+    nothing yet.
+
+    Raises:
+        ValueError: for a configuration that differs in more than its blocks, or has fewer.
+    """
+    sizes = {"blocks": model.config.blocks, "estimator_blocks": model.config.estimator_blocks}
+    if replace(config, **sizes) != model.config:
+        raise ValueError(f"expected {model.config} with more blocks at most, got {config}")
+    if config.blocks < model.config.blocks or config.estimator_blocks < sizes["estimator_blocks"]:
+        raise ValueError(f"expected at least {sizes}, got {config}")
+    larger = DAN(config, model.encoder[0])
+    larger.load_state_dict(model.state_dict(), strict=False)
+    for old, new in ((model.Restorer, larger.Restorer), (model.Estimator, larger.Estimator)):
+        for block in new.body[len(old.body) :]:
+            nn.init.kaiming_normal_(block.body[0].weight)
+            for zero in (block.body[0].bias, block.body[2].weight, block.body[2].bias):
+                nn.init.zeros_(zero)
+    return larger
 
 
 def initialise(model: DAN, gain: float = 0.1) -> None:

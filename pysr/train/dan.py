@@ -14,7 +14,7 @@ from pysr import blur
 from pysr.degrade import FileDegradation, RandomDegradation
 from pysr.evaluate.metrics import psnr
 from pysr.evaluate.protocols import cases
-from pysr.nets.dan import DAN, BicubicUpsample, DANConfig, initialise
+from pysr.nets.dan import DAN, BicubicUpsample, DANConfig, grown, initialise
 from pysr.nets.registry import load_model, save_model
 from pysr.train.data import TileCache
 from pysr.train.loop import TrainingOptions, run
@@ -36,8 +36,9 @@ class DANData:
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
         damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
-        start: a weights file of the same configuration to begin from, with its basis; left out,
-            training begins from random weights.
+        start: weights to begin from, with their basis, a file or a shipped name; the model may
+            have more blocks, which then begin by adding nothing. Left out, training begins from
+            random weights.
     """
 
     folders: tuple[str, ...]
@@ -82,11 +83,10 @@ class DANTask:
         self.data, self.degradation, self.device = data, degradation, device
         torch.manual_seed(seed)
         if data.start:
-            self.model = load_model(data.start)
-            if self.model.config != config:
-                raise ValueError(
-                    f"start: {data.start} has another configuration: {self.model.config}"
-                )
+            try:
+                self.model = grown(load_model(data.start), config)
+            except ValueError as error:
+                raise ValueError(f"start: {data.start}: {error}") from None
         else:
             kernels = degradation.kernels(KERNELS_FOR_PCA, seed)
             self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))

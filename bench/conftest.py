@@ -1,18 +1,17 @@
 """Keeps what `side_by_side` measures: `--results` writes it to bench/results, a file per benchmark.
 
-That it lies here also puts this folder on the path, so that every benchmark finds `side_by_side`.
+That it lies here also puts this folder on the path, where every benchmark finds `side_by_side` and
+`records`.
 """
 
 import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import side_by_side
 import torch
-
-RESULTS = Path(__file__).parent / "results"
+from records import RESULTS, made_by
 
 
 def pytest_addoption(parser):
@@ -22,13 +21,7 @@ def pytest_addoption(parser):
 def pytest_sessionfinish(session, exitstatus):
     if not session.config.getoption("--results") or exitstatus != 0:
         return
-    commit = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    about = {
-        "command": " ".join(["pytest", *session.config.invocation_params.args]),
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    about = made_by("pytest", *session.config.invocation_params.args)
     for name in {record["file"] for record in side_by_side.RECORDS}:
         records = [record for record in side_by_side.RECORDS if record["file"] == name]
         for device in {record["device"] for record in records}:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
 from pathlib import Path
+
+from records import RESULTS, made_by
 
 from pysr.evaluate import Report, evaluate
 from pysr.nets import DAN, SHIPPED, load_model
 from pysr.nets.vdsr import VDSR
 
-RESULTS = Path(__file__).parent / "results"
 # Protocol, folder, and how many of its pictures (None: all): what a 2-core machine does in minutes.
 BLIND = (
     ("gaussian8", "Set5", None),
@@ -59,13 +59,7 @@ def save(report: Report, label: str, folder: str, limit: int | None) -> None:
         f"pysr evaluate --protocol {report.protocol} --scale {report.scale} "
         f"--data {folder} --model {report.rows[-1].method}" + (f" --limit {limit}" if limit else "")
     )
-    commit = ["git", "rev-parse", "--short", "HEAD"]
-    content = {
-        "command": command,
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        **json.loads(report.to_json()),
-        "data": folder,
-    }
+    content = {**made_by(command), **json.loads(report.to_json()), "data": folder}
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{label}_{report.protocol}_{folder}.json"
     target.write_text(json.dumps(content, indent=2) + "\n")

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import made_by
 from torch import Tensor, nn
 
 import pysr
@@ -33,6 +33,9 @@ from pysr.evaluate import psnr
 from pysr.files import written_whole
 from pysr.nets import load_model
 from pysr.nets.parts import BicubicUpsample
+
+sys.path.append(str(Path(__file__).parent.parent))
+from records import made_by  # noqa: E402
 
 SCALE, SIDE, FEATURES = 2, 160, 32
 PICTURES = ("BSD100/101085", "BSD100/148026", "BSD100/253027", "Set14/barbara", "Set14/comic")

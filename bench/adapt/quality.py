@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from common import made_by
 from torch import Tensor, nn
 from varying import VaryingBlur, defocused
 
@@ -35,6 +35,9 @@ from pysr.evaluate import psnr
 from pysr.evaluate.protocols import Case, cases
 from pysr.files import written_whole
 from pysr.nets import load_model
+
+sys.path.append(str(Path(__file__).parent.parent))
+from records import made_by  # noqa: E402
 
 PICTURES = (
     *(f"Set14/{name}" for name in ("comic", "face", "flowers", "foreman", "pepper", "zebra")),

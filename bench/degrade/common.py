@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +19,8 @@ from pysr.files import written_whole
 from pysr.train.pairs import find_pairs
 from pysr.train.recipe import read_recipe
 
-RESULTS = Path(__file__).parent.parent / "results"
+sys.path.append(str(Path(__file__).parent.parent))
+from records import RESULTS, made_by  # noqa: E402
 
 
 def trained(
@@ -79,14 +79,7 @@ def scores(
 
 def save(name: str, settings: dict, rows: dict) -> None:
     """Print the table, and write bench/results/NAME.json."""
-    commit = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    content = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "torch": torch.__version__,
-        **settings,
-        "rows": rows,
-    }
+    content = {**made_by(), **settings, "rows": rows}
     columns = list(next(iter(rows.values())))
     print("|".join(["", "", *columns, ""]) + "\n" + "|---" * (len(columns) + 1) + "|")
     for row, figures in rows.items():

@@ -73,6 +73,16 @@ def test_a_cpu_learns_by_our_convolution_with_the_gradients_of_torchs(monkeypatc
     assert len(calls) == 2  # an engine's reference is torch's own
 
 
+def test_iterations_that_record_nothing_are_the_same_in_training():
+    torch.manual_seed(1)
+    block = ConditionalResidualBlock(32, 3)
+    f = torch.randn(2, 32, 24, 27)
+    for cond in (torch.randn(2, 3), torch.randn(2, 3, 24, 27)):
+        with torch.no_grad():
+            training, evaluating = block.train()(f, cond), block.eval()(f, cond)
+        torch.testing.assert_close(training, evaluating, atol=1e-5, rtol=1e-5)
+
+
 def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns():
     model = small()
     initialise(model)

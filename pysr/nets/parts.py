@@ -58,18 +58,22 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> 
     While something learns on a CPU (`training`, or gradients are recorded) it is `conv_shuffle`,
     which with its gradients takes half as long, unless there are few channels or pixels.
     """
-    n, channels, height, width = x.shape
     learning = training or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-    if (
-        not learning
-        or x.device.type != "cpu"
-        or not x.dtype == weight.dtype == torch.float32
-        or torch.is_autocast_enabled("cpu")
-        or channels < FEW_CHANNELS
-        or n * height * width < FEW_PIXELS
-    ):
-        return F.conv2d(x, weight, bias, padding=1)
-    return conv_shuffle(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)
+    if learning and learns_by_ours(x) and weight.dtype == x.dtype:
+        return conv_shuffle(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+def learns_by_ours(x: Tensor) -> bool:
+    """Whether our operators are the faster ones to learn with, for features (N, C, H, W)."""
+    n, channels, height, width = x.shape
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and channels >= FEW_CHANNELS
+        and n * height * width >= FEW_PIXELS
+    )
 
 
 def pixel_shuffles(into: int, features: int, scale: int) -> list[nn.Module]:

@@ -18,9 +18,10 @@ from pysr import arrays, blur, page, pictures
 from pysr.degrade import classical, imresize
 from pysr.evaluate import psnr
 from pysr.inspection import inspect
+from pysr.nets import default_model
 
 OUT = Path(__file__).parent / "out"
-MODEL = "dan-lite-x4"
+MODEL = default_model()
 SEED = 7
 NOISE = 1 / 255
 

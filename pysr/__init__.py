@@ -1,7 +1,7 @@
 """pysr: blind super-resolution of images and video, pictures whose blur nobody wrote down.
 
 import pysr
-upscaler = pysr.load("dan-lite-x4")
+upscaler = pysr.load()  # x4; scale=2, or the name of a model
 result = upscaler(image)            # result.image, result.kernel, result.consistency
 """
 

@@ -31,12 +31,10 @@ from torch import Tensor, nn
 from pysr import arrays, engines
 from pysr.consistency import consistency
 from pysr.estimation import Estimate, estimation_of
-from pysr.nets import load_model
+from pysr.nets import default_model, load_model
 from pysr.nets.parts import halo_of, scale_of
 from pysr.resize import imresize
 from pysr.tiling import Crop, informative_crops, scaled, spans, tiles, whole
-
-DEFAULT_MODEL = "dan-lite-x4"
 
 TILE = 768
 
@@ -68,7 +66,7 @@ class Upscaled:
 
 
 def load(
-    model: str | Path = DEFAULT_MODEL,
+    model: str | Path | None = None,
     *,
     scale: int | None = None,
     device: str = "auto",
@@ -79,7 +77,8 @@ def load(
 
     Args:
         model: a shipped model (`pysr models` lists them) or a path to a weights file, see
-            `pysr.nets.load_model`.
+            `pysr.nets.load_model`; left out, the shipped DAN of the scale, which is then 4 unless
+            given (`pysr.nets.default_model`).
         scale: what the model must upscale by; a VDSR does so by any factor.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
         engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`; a plain
@@ -91,7 +90,7 @@ def load(
         ValueError: for a device that is not there, an unknown engine or precision, or an engine
             that cannot serve them.
     """
-    network = load_model(model, scale)
+    network = load_model(default_model(scale) if model is None else model, scale)
     return Upscaler(network, device=device, engine=engine, precision=precision)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays
-from pysr.nets import DAN, SHIPPED, load_model
+from pysr.nets import DAN, DEFAULTS, load_model
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
 
@@ -50,7 +50,7 @@ def judged_on(lr: Tensor) -> list[Tensor]:
 
 def knows_blur(model: nn.Module) -> bool:
     """Whether `estimated_kernel` finds the blur of pictures for a model."""
-    return isinstance(model, DAN) or f"dan-lite-x{model.config.scale}" in SHIPPED
+    return isinstance(model, DAN) or model.config.scale in DEFAULTS
 
 
 def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tensor:
@@ -64,6 +64,6 @@ def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tens
             f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
         )
     if not isinstance(model, DAN):
-        model = load_model(f"dan-lite-x{model.config.scale}")
+        model = load_model(DEFAULTS[model.config.scale])
     with Upscaler(copy.deepcopy(model), device=str(device)) as upscaler:
         return upscaler.estimate(lr.cpu())

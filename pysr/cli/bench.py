@@ -9,13 +9,14 @@ from rich.console import Console
 
 from pysr.evaluate.speed import measure_engines
 from pysr.files import written_whole
-from pysr.upscaler import DEFAULT_MODEL, usable_device
+from pysr.nets import default_model
+from pysr.upscaler import usable_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("engines",), help="every engine in every precision")
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help=f"a name or file (default: {DEFAULT_MODEL})"
+        "--model", default=default_model(), help="a name or file (default: %(default)s)"
     )
     parser.add_argument("--size", default="480x320", help="WxH of the input (default: 480x320)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")

@@ -11,7 +11,7 @@ from pysr import degrade
 from pysr.cli.options import adaptation, add_adapt_arguments
 from pysr.evaluate import PROTOCOLS, evaluate
 from pysr.files import written_whole
-from pysr.nets import SHIPPED
+from pysr.nets import DEFAULTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         help="a name or file; may be given again; none for interpolation alone "
-        "(default: dan-lite of that scale)",
+        "(default: the shipped DAN of that scale)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0, help="of div2krk's kernels (default: 0)")
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    usual = f"dan-lite-x{options.scale}"
-    models = options.model or ([usual] if usual in SHIPPED else [])
+    usual = [DEFAULTS[options.scale]] if options.scale in DEFAULTS else []
+    models = options.model or usual
     models = [] if models == ["none"] else models
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"limit: expected at least 1, got {options.limit}")

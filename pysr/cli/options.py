@@ -15,8 +15,8 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.camera import opened
 from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
-from pysr.nets import SHIPPED, load_model
-from pysr.upscaler import DEFAULT_MODEL, Upscaler
+from pysr.nets import default_model, load_model
+from pysr.upscaler import Upscaler
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,14 +71,7 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
 
 def model(options: argparse.Namespace) -> nn.Module:
     """The model that --model and --scale ask for."""
-    name = options.model
-    if name is None:
-        name = DEFAULT_MODEL if options.scale is None else f"dan-lite-x{options.scale}"
-        if name not in SHIPPED:
-            raise ValueError(
-                f"scale: no model for x{options.scale} is shipped; give one by --model"
-            )
-    return load_model(name, options.scale)
+    return load_model(options.model or default_model(options.scale), options.scale)
 
 
 def upscaler(options: argparse.Namespace) -> Upscaler:

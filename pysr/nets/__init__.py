@@ -6,9 +6,11 @@ from pysr.nets.rcan import RCAN, RCANConfig
 from pysr.nets.rdn import RDN, RDNConfig
 from pysr.nets.registry import (
     ARCHITECTURES,
+    DEFAULTS,
     SHIPPED,
     ModelError,
     build,
+    default_model,
     fingerprint,
     load_dan,
     load_model,
@@ -26,6 +28,7 @@ __all__ = [
     "RDNConfig",
     "ARCHITECTURES",
     "DAN",
+    "DEFAULTS",
     "RRDB",
     "SHIPPED",
     "VDSR",
@@ -35,6 +38,7 @@ __all__ = [
     "Restoration",
     "VDSRConfig",
     "build",
+    "default_model",
     "fingerprint",
     "load_dan",
     "load_model",

@@ -19,8 +19,8 @@ from typing import TypeVar
 import numpy as np
 
 import pysr
-from pysr.nets import DAN, fingerprint, load_dan
-from pysr.upscaler import DEFAULT_MODEL, TILE, Upscaler, check_tile
+from pysr.nets import DAN, default_model, fingerprint, load_dan
+from pysr.upscaler import TILE, Upscaler, check_tile
 from pysr.video import adapting, checks
 from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
@@ -103,7 +103,7 @@ def upscale(
     source: str | Path,
     target: str | Path,
     *,
-    model: str | Path | DAN = DEFAULT_MODEL,
+    model: str | Path | DAN | None = None,
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
@@ -157,7 +157,7 @@ def upscale(
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
-    network = load_dan(model)
+    network = load_dan(default_model() if model is None else model)
     # The engine takes its model to its device; the other one can be sent to workers.
     upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)

@@ -22,7 +22,9 @@ from pysr.nets.vdsr import VDSR
 BLIND = (
     ("gaussian8", "Set5", None),
     ("gaussian8", "Set14", None),
+    ("gaussian8", "BSD100", None),
     ("gaussian8-decimate", "Set5", None),
+    ("gaussian8-jpeg", "Set5", None),
     ("div2krk", "BSD100", 30),
     ("bicubic", "Set5", None),
 )

@@ -9,7 +9,7 @@ from skimage import data as photographs
 from skimage.metrics import structural_similarity
 
 from pysr import blur
-from pysr.degrade import imresize, to_8bit
+from pysr.degrade import classical, imresize, jpeg, to_8bit
 from pysr.evaluate import PROTOCOLS, cases, evaluate, luma, psnr, ssim
 from pysr.evaluate.report import INTERPOLATION
 
@@ -73,6 +73,7 @@ def test_protocols_make_what_they_say():
     assert {name: len(c) for name, c in made.items()} == {
         "gaussian8": 8,
         "gaussian8-decimate": 8,
+        "gaussian8-jpeg": 8,
         "div2krk": 1,
         "bicubic": 1,
     }
@@ -80,6 +81,8 @@ def test_protocols_make_what_they_say():
         assert torch.equal(case.hr, hr[..., :64, :68])
         assert case.lr.shape == (1, 3, 16, 17)
         assert float(case.kernel.sum()) == pytest.approx(1)
+    for clean, pressed in zip(made["gaussian8"], made["gaussian8-jpeg"], strict=True):
+        torch.testing.assert_close(pressed.lr, jpeg(clean.lr, 85))
     (clean,) = made["bicubic"]
     torch.testing.assert_close(clean.lr, to_8bit(imresize(hr[..., :64, :68], 1 / 4)))
 
@@ -95,6 +98,14 @@ def test_protocols_keep_the_picture_in_place(protocol, scale):
             ..., 32 * scale : 64 * scale, 32 * scale : 64 * scale
         ]
         assert error.mean().abs() < 0.1 * float(ramp[1] - ramp[0]) + 0.5 / 255 / scale
+
+
+def test_div2krks_kernel_is_the_blur_without_the_move_that_aligns():
+    hr = torch.rand(1, 3, 64, 64)
+    (case,) = cases("div2krk", 4, hr)
+    assert case.kernel.shape == (21, 21)
+    moved = blur.shifted(blur.resized(case.kernel, 25), 1.5)
+    torch.testing.assert_close(case.lr, classical(hr, moved, 4, downsample="decimate"))
 
 
 def test_div2krk_is_decided_by_seed_and_index():

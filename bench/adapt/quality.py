@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from varying import VaryingBlur, defocused
 
-from pysr import arrays, pictures
+from pysr import arrays, blur, pictures
 from pysr.adapt import ZSSR, Budget, ONSRConfig, ZSSRSizes, dsr, zssr
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.onsr import ONSR, first_blur
@@ -147,7 +147,7 @@ def degradation(method: Method, case: Case, model: nn.Module) -> nn.Module:
     """Gd as it begins."""
     scale = model.config.scale
     if method.blur == "true":
-        return GivenBlur(scale, case.kernel, "decimate")
+        return GivenBlur(scale, blur.aligned(case.kernel, scale), "decimate")
     begin = first_blur(case.lr, model, method.config)
     return VaryingBlur(scale, begin.kernel().detach()) if method.blur == "varying" else begin
 

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from pysr import blur
-from pysr.degrade import LearnedDegradation, classical
+from pysr.degrade import LearnedDegradation, classical, jpeg
 
 # Known to the models trained for them under the same names (dan.txt section 4.1).
-PROTOCOLS = ("gaussian8", "gaussian8-decimate", "div2krk", "bicubic")
+PROTOCOLS = ("gaussian8", "gaussian8-decimate", "gaussian8-jpeg", "div2krk", "bicubic")
+QUALITY = 85  # of gaussian8-jpeg
 
 
 @dataclass(frozen=True)
 class Case:
     """One test case: hr (1, 3, H, W), its lr (1, 3, H/s, W/s), and the kernel (k, k) between
-    them, None where there is no such thing."""
+    them, before the move of div2krk; None where there is no such thing."""
 
     hr: Tensor
     lr: Tensor
@@ -32,6 +33,7 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
       rounding; how the papers' code makes Setting 1.
     - gaussian8-decimate: the same blurs with plain decimation, as equation 1 is written; the
       papers' bicubic rows come close to this one.
+    - gaussian8-jpeg: as gaussian8, then JPEG of quality 85; no published table has it.
     - div2krk: one irregular kernel a picture (Setting 2), decimation. As in DIV2KRK's generator the
       kernel is moved by (s - 1) / 2 pixels, which keeps LR and HR aligned. Drawn from (seed,
       index).
@@ -56,12 +58,13 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
     elif protocol == "div2krk":
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         kernels = blur.random_irregular(1, blur.SETTING2_SIZE[scale], generator=generator)
-        kernels = blur.aligned(kernels, scale)
         downsample = "decimate"
     else:
         kernels = blur.dirac(1)[None]
     for kernel in kernels:
-        yield Case(hr, classical(hr, kernel, scale, downsample=downsample), kernel)
+        applied = blur.aligned(kernel, scale) if protocol == "div2krk" else kernel
+        lr = classical(hr, applied, scale, downsample=downsample)
+        yield Case(hr, jpeg(lr, QUALITY) if protocol == "gaussian8-jpeg" else lr, kernel)
 
 
 def learned_cases(degradation: LearnedDegradation, hr: Tensor, seed: int = 0) -> Iterator[Case]:

@@ -57,7 +57,7 @@ def test_gradients_of_the_folded_condition():
 def test_a_cpu_learns_by_our_convolution_with_the_gradients_of_torchs(monkeypatch):
     torch.manual_seed(1)
     block = ConditionalResidualBlock(32, 3)
-    f, code = torch.randn(2, 32, 24, 27, requires_grad=True), torch.randn(2, 3)
+    f, code = torch.randn(4, 32, 24, 27, requires_grad=True), torch.randn(4, 3)
     calls = []
     monkeypatch.setattr(parts, "conv_shuffle", lambda *a: calls.append(1) or conv_shuffle(*a))
     inputs = (f, *block.parameters())
@@ -76,8 +76,8 @@ def test_a_cpu_learns_by_our_convolution_with_the_gradients_of_torchs(monkeypatc
 def test_iterations_that_record_nothing_are_the_same_in_training():
     torch.manual_seed(1)
     block = ConditionalResidualBlock(32, 3)
-    f = torch.randn(2, 32, 24, 27)
-    for cond in (torch.randn(2, 3), torch.randn(2, 3, 24, 27)):
+    f = torch.randn(4, 32, 24, 27)
+    for cond in (torch.randn(4, 3), torch.randn(4, 3, 24, 27)):
         with torch.no_grad():
             training, evaluating = block.train()(f, cond), block.eval()(f, cond)
         torch.testing.assert_close(training, evaluating, atol=1e-5, rtol=1e-5)

@@ -18,7 +18,7 @@ from pysr.ops import conv_shuffle
 AFFORDABLE_HALO = 64
 
 # Below these, torch's convolution and its gradients are as fast as ours.
-FEW_CHANNELS, FEW_PIXELS = 16, 1024
+FEW_CHANNELS, FEW_PIXELS = 16, 2048
 
 
 def scale_of(network: nn.Module) -> int:

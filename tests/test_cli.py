@@ -11,6 +11,7 @@ from skimage import data as photographs
 import pysr
 from pysr import _ext, blur, ops, pictures, tiling
 from pysr.cli import COMMANDS, main
+from pysr.nets import default_model
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_every_command_explains_itself(command, capsys):
 def test_upscale_a_picture(picture, tmp_path, capsys):
     assert run("upscale", picture, tmp_path / "out.png", "--scale", 2) == 0
     pixels = pictures.read(tmp_path / "out.png").pixels
-    expected = pysr.load("dan-lite-x2")(pictures.read(picture).pixels).image
+    expected = pysr.load(scale=2)(pictures.read(picture).pixels).image
     np.testing.assert_array_equal(pixels, expected)
     assert "120x96" in capsys.readouterr().out
 
@@ -65,14 +66,14 @@ def test_upscale_with_a_known_kernel(picture, tmp_path):
         assert run("upscale", picture, out, "--scale", 2, "--kernel", tmp_path / name) == 0
         outputs.append(pictures.read(out).pixels)
     np.testing.assert_array_equal(*outputs)
-    expected = pysr.load("dan-lite-x2")(pictures.read(picture).pixels, kernel=kernel).image
+    expected = pysr.load(scale=2)(pictures.read(picture).pixels, kernel=kernel).image
     np.testing.assert_array_equal(outputs[0], expected)
 
 
 def test_upscale_exactly(picture, tmp_path, monkeypatch):
     monkeypatch.setattr(tiling, "ESTIMATE_CROP", 16)  # a small picture is estimated on crops too
     assert run("upscale", picture, tmp_path / "out.png", "--scale", 2, "--exact") == 0
-    pixels, upscaler = pictures.read(picture).pixels, pysr.load("dan-lite-x2")
+    pixels, upscaler = pictures.read(picture).pixels, pysr.load(scale=2)
     written = pictures.read(tmp_path / "out.png").pixels
     np.testing.assert_array_equal(written, upscaler(pixels, exact=True).image)
     assert (written != upscaler(pixels).image).any()
@@ -153,9 +154,9 @@ def test_evaluate_writes_the_table_it_shows(picture, tmp_path, capsys):
     arguments = ("--protocol", "bicubic", "--scale", 2, "--data", tmp_path)
     assert run("evaluate", *arguments, "--json", tmp_path / "table.json") == 0
     report = json.loads((tmp_path / "table.json").read_text())
-    assert [row["method"] for row in report["rows"]] == ["bicubic interpolation", "dan-lite-x2"]
+    assert [row["method"] for row in report["rows"]] == ["bicubic interpolation", default_model(2)]
     out = capsys.readouterr().out
-    assert f"{report['rows'][0]['psnr']:.2f}" in out and "dan-lite-x2" in out
+    assert f"{report['rows'][0]['psnr']:.2f}" in out and default_model(2) in out
 
 
 def test_models_and_their_cards(capsys):

@@ -245,8 +245,8 @@ def test_the_recipes_that_ship_are_sound():
     assert recipes["dan"].model == DANConfig()
     assert recipes["dml"].model == DMLConfig() and recipes["abl"].model == ABLConfig()
     for scale in (2, 4):
-        recipe = read_recipe(f"dan-lite-x{scale}")
-        assert recipe.model == load_model(f"dan-lite-x{scale}").config
+        for name in (f"dan-lite-x{scale}", f"dan-mid-x{scale}"):
+            assert read_recipe(name).model == load_model(name).config
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ class Entry:
 START = "bicubic only: a start for adaptation"
 
 SHIPPED = {
+    "dan-mid-x4": Entry("dan-mid-x4.safetensors", "DAN of middle size, x4, for real pictures"),
+    "dan-mid-x2": Entry("dan-mid-x2.safetensors", "DAN of middle size, x2, for real pictures"),
     "dan-lite-x4": Entry("dan-lite-x4.safetensors", "compact DAN, x4, for real pictures"),
     "dan-lite-x2": Entry("dan-lite-x2.safetensors", "compact DAN, x2, for real pictures"),
     "rrdb-lite-x4": Entry("rrdb-lite-x4.safetensors", f"small RRDB, x4, {START}"),
@@ -46,7 +48,7 @@ SHIPPED = {
 }
 
 # Of each scale the best that takes a CPU less than three seconds for a picture of 480x320.
-DEFAULTS = {4: "dan-lite-x4", 2: "dan-lite-x2"}
+DEFAULTS = {4: "dan-mid-x4", 2: "dan-mid-x2"}
 
 
 class ModelError(ValueError):

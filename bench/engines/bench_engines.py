@@ -63,7 +63,13 @@ def test_restorer(benchmark, device, name, size, engine):
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 @pytest.mark.parametrize(
-    "name, known", [("dan-lite-x4", False), ("dan-lite-x4", True), ("published sizes", False)]
+    "name, known",
+    [
+        ("dan-lite-x4", False),
+        ("dan-lite-x4", True),
+        ("dan-mid-x4", False),
+        ("published sizes", False),
+    ],
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_picture(benchmark, device, name, known, engine):
@@ -91,5 +97,5 @@ def test_picture(benchmark, device, name, known, engine):
         lambda: upscaler(picture, kernel.numpy() if known else None),
         others,
         device,
-        rounds=5 if name == "dan-lite-x4" else 2,
+        rounds=2 if name == "published sizes" else 5,
     )

@@ -56,7 +56,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> 
     """A 3x3 convolution that keeps height and width: torch's, which engines are compared with.
 
     While something learns on a CPU (`training`, or gradients are recorded) it is `conv_shuffle`,
-    which with its gradients takes half as long, unless there are few channels or pixels.
+    which with its gradients is the faster one, unless there are few channels or pixels.
     """
     learning = training or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
     if learning and learns_by_ours(x) and weight.dtype == x.dtype:

@@ -211,3 +211,21 @@ def test_errors(position, value, error, message):
         with pytest.raises(error) as raised:
             function(*arguments)
         assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "position, value, error, message",
+    [
+        (0, torch.zeros(2, 5, 9, 8).double(), TypeError, "x: expected float32, bfloat16 or"),
+        (1, torch.zeros(2, 8, 9, 7), ValueError, "grad: expected (2, 8, 9, 8), got (2, 8, 9, 7)"),
+        (1, torch.zeros(8, 9, 8), ValueError, "grad: expected (N, C, H, W) without empty sizes"),
+        (1, torch.zeros(2, 8, 9, 8).half(), TypeError, "grad: expected torch.float32, the dtype"),
+        (2, 7, ValueError, "side: expected 3 or 5, got 7"),
+    ],
+)
+def test_errors_of_the_weights_gradient(position, value, error, message):
+    arguments = [torch.zeros(2, 5, 9, 8), torch.zeros(2, 8, 9, 8), 3]
+    arguments[position] = value
+    with pytest.raises(error) as raised:
+        torch.ops.pysr.conv_shuffle_grad_weight(*arguments)
+    assert message in str(raised.value)

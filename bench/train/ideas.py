@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180.0, help="of one core, for every row")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    about = made_by()  # of the code that runs, whatever is committed meanwhile
     target = RESULTS / "training_ideas.json"
     rows = json.loads(target.read_text())["rows"] if target.exists() else {}
     for name, idea in IDEAS.items():
@@ -90,7 +91,7 @@ def main() -> None:
         rows[name] = learned(idea, options.recipe, tuple(options.data), options.seconds)
         print(name, rows[name], flush=True)
         content = {
-            **made_by(),
+            **about,
             "recipe": options.recipe,
             "seconds": options.seconds,
             "seed": 0,

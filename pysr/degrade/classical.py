@@ -131,21 +131,24 @@ class RandomDegradation:
         device."""
         n = len(hr)
         kernels, irregular = self._drawn(n, generator)
-        size = (-(-side // self.scale) for side in hr.shape[-2:])
-        lr = hr.new_empty(*hr.shape[:2], *size)
-        for which, made_by, downsample in (
-            (~irregular, kernels, self.downsample),
-            (irregular, blur.aligned(kernels, self.scale), "decimate"),
-        ):
-            which = which.nonzero()[:, 0]
-            if len(which):
-                lr[which] = classical(
-                    hr[which], made_by[which], self.scale, downsample=downsample, quantise=False
-                )
         draws = torch.rand((4, n), generator=generator, device=generator.device)
         noise = draws[0] * self.noise * (draws[1] < self.noisy)
-        grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
-        lr = to_8bit(lr + grain * noise.reshape(-1, 1, 1, 1))
+        size = (-(-side // self.scale) for side in hr.shape[-2:])
+        lr = hr.new_empty(*hr.shape[:2], *size)
+        first, second = (which.nonzero()[:, 0] for which in (~irregular, irregular))
+        for which, applied, downsample in (
+            (first, kernels[first], self.downsample),
+            (second, blur.aligned(kernels[second], self.scale), "decimate"),
+        ):
+            if len(which):
+                lr[which] = classical(
+                    hr[which],
+                    applied,
+                    self.scale,
+                    downsample=downsample,
+                    noise=noise[which],
+                    generator=generator,
+                )
         which = (draws[2] < self.compressed).nonzero()[:, 0]
         if len(which):
             low, high = self.quality

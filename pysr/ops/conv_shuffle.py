@@ -155,13 +155,26 @@ torch.library.define(
 )
 
 
+def _check_grad(x: Tensor, grad: Tensor, side: int) -> None:
+    """Of the gradient by a weight of this side: that x and grad are before and after it."""
+    check_tensor("x", x, DTYPES)
+    check_picture("x", x)
+    check_picture("grad", grad)
+    check_shape("grad", grad, (x.shape[0], grad.shape[1], *x.shape[2:]))
+    check_like("grad", grad, "x", x)
+    if side not in SIDES:
+        raise ValueError(f"side: expected 3 or 5, got {side}")
+
+
 @torch.library.register_fake("pysr::conv_shuffle_grad_weight")
 def _fake_grad_weight(x, grad, side):
+    _check_grad(x, grad, side)
     return x.new_empty(grad.shape[1], x.shape[1], side, side)
 
 
 @torch.library.register_kernel("pysr::conv_shuffle_grad_weight", "cpu")
 def _grad_weight(x, grad, side):
+    _check_grad(x, grad, side)
     (n, c, h, w), o = x.shape, grad.shape[1]
     grad_weight = x.new_empty(o, c, side, side)
     fields = {"x": x, "grad": grad, "grad_weight": grad_weight, "n": n, "c": c, "o": o}
@@ -173,6 +186,7 @@ def _grad_weight(x, grad, side):
 
 @torch.library.register_kernel("pysr::conv_shuffle_grad_weight", "cuda")
 def _grad_weight_by_torch(x, grad, side):
+    _check_grad(x, grad, side)
     shape = (grad.shape[1], x.shape[1], side, side)
     return torch.nn.grad.conv2d_weight(x, shape, grad, padding=side // 2)
 

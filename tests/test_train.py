@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from skimage import data as photographs
 
@@ -151,6 +152,26 @@ def test_apart_and_together_are_both_supervised(data):
         sum(losses.values()).backward()
         assert set(losses) == {"picture", "code"}
         assert all(p.grad is not None for p in task.model.parameters())
+
+
+def test_guided_means_a_true_code_for_the_restorer_and_the_loop_for_the_estimator(data):
+    task = DANTask(
+        TINY, dataclasses.replace(data, guided=True), DEGRADATION, 0, torch.device("cpu")
+    )
+    model, batch = task.model, task.batch(3, data_generator(0, 0, 3))  # apart for 3 steps
+    with torch.no_grad():
+        for p in model.parameters():  # an Estimator's output begins at zero
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    losses = task.module(**batch)
+    true_code = model.encode(batch["kernels"])
+    by_true_code = F.l1_loss(model(batch["lr"], code=true_code).sr, batch["hr"])
+    in_the_loop = F.l1_loss(model(batch["lr"]).code, true_code)
+    by_its_own = F.l1_loss(model(batch["lr"]).sr, batch["hr"])
+    assert abs(by_its_own - by_true_code) > 1e-3 * by_true_code
+    torch.testing.assert_close(losses["picture"], by_true_code)
+    torch.testing.assert_close(losses["code"], in_the_loop)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_schedules():

@@ -2,16 +2,17 @@
 
     python bench/train/ideas.py --data ../shared/data/train/hr_a ../shared/data/train/hr_b
 
-Every row is the compact DAN's recipe with one idea taken away, or all of them; each is given the
-same time of one core (processor time, so that other load on the machine matters little), over which
-its learning rate falls. What is measured are the averaged weights, on held-out pictures under three
-of gaussian8's blurs and one of div2krk's. Writes bench/results/training_ideas.json, a row as soon
-as it is there; rows that are there are not made again.
+Every row is the compact DAN's recipe with one idea added or taken away, or all of them; each is
+given the same time of one core (processor time, so that other load on the machine matters little),
+over which its learning rate falls. What is measured are the averaged weights, on held-out pictures
+under three of gaussian8's blurs and one of div2krk's. Writes bench/results/training_ideas.json, a
+result as soon as it is there, by row and seed; what is there is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -42,6 +43,7 @@ class Idea:
         fall: the share over which it falls to 0.
         apart: the share in which Restorer and Estimator learn apart, the first with the true code.
         patch, batch: LR pixels of a patch's side, and patches.
+        guided: see `pysr.train.dan.DANData`.
         model: what differs in the configuration.
         torchs: torch's convolutions in the place of ours.
     """
@@ -52,6 +54,7 @@ class Idea:
     apart: float = 0.65
     patch: int = 40
     batch: int = 8
+    guided: bool = False
     model: tuple[tuple[str, object], ...] = ()
     torchs: bool = False
 
@@ -64,6 +67,7 @@ PUBLISHED_PARTS = (
 IDEAS = {
     "the recipe": Idea(),
     "smaller patches: 24x24, batch 22": Idea(patch=24, batch=22),
+    "the Restorer by the true code to the end": Idea(guided=True),
     "without the bicubic skip": Idea(model=PUBLISHED_PARTS[:1]),
     "with the published tail": Idea(model=PUBLISHED_PARTS[1:2]),
     "with the Estimator on raw pictures": Idea(model=PUBLISHED_PARTS[2:]),
@@ -80,40 +84,50 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="folders of HR pictures")
     parser.add_argument("--recipe", default="dan-lite-x4")
     parser.add_argument("--seconds", type=float, default=180.0, help="of one core, for every row")
+    parser.add_argument("--only", choices=IDEAS, action="append", help="rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and data")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    about = made_by()  # of the code that runs, whatever is committed meanwhile
     target = RESULTS / "training_ideas.json"
-    rows = json.loads(target.read_text())["rows"] if target.exists() else {}
-    for name, idea in IDEAS.items():
-        if name in rows:
+    content = json.loads(target.read_text()) if target.exists() else {"rows": {}}
+    asked = {"recipe": options.recipe, "seconds": options.seconds}
+    if content["rows"] and asked != {name: content[name] for name in asked}:
+        parser.error(f"{target} holds other rows than of {asked}: move it away")
+    about = made_by()  # of the code that runs, whatever is committed meanwhile
+    for name, seed in itertools.product(options.only or IDEAS, options.seeds):
+        row = content["rows"].setdefault(name, {})
+        if str(seed) in row:
             continue
-        rows[name] = learned(idea, options.recipe, tuple(options.data), options.seconds)
-        print(name, rows[name], flush=True)
-        content = {
-            **about,
-            "recipe": options.recipe,
-            "seconds": options.seconds,
-            "seed": 0,
-            "rows": rows,
-        }
+        result = learned(IDEAS[name], options.recipe, tuple(options.data), options.seconds, seed)
+        print(name, seed, result, flush=True)
+        row[str(seed)] = {**about, **result}
+        content = {**asked, "rows": content["rows"]}
         with written_whole(target) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def learned(idea: Idea, name: str, folders: tuple[str, ...], seconds: float) -> dict[str, float]:
+def learned(
+    idea: Idea, name: str, folders: tuple[str, ...], seconds: float, seed: int
+) -> dict[str, float]:
     """Steps taken, and what `DANTask.validate` says after them."""
     recipe = read_recipe(name)
-    data = replace(recipe.data, folders=folders, patch=idea.patch, batch=idea.batch, start=None)
+    data = replace(
+        recipe.data,
+        folders=folders,
+        patch=idea.patch,
+        batch=idea.batch,
+        guided=idea.guided,
+        start=None,
+    )
     config = replace(recipe.model, **dict(idea.model))
-    task = DANTask(config, data, recipe.degradation, 0, torch.device("cpu"))
+    task = DANTask(config, data, recipe.degradation, seed, torch.device("cpu"))
     optimiser = torch.optim.Adam(task.model.parameters(), betas=recipe.training.betas)
     average = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
     few = parts.FEW_PIXELS
     parts.FEW_PIXELS = float("inf") if idea.torchs else few
     steps, started = 0, time.process_time()
     while (done := (time.process_time() - started) / seconds) < 1:
-        batch = task.batch(steps, data_generator(0, 0, steps))
+        batch = task.batch(steps, data_generator(seed, 0, steps))
         rise = min(1.0, done / idea.warmup) if idea.warmup else 1.0
         fall = min(1.0, (1 - done) / idea.fall) if idea.fall else 1.0
         for group in optimiser.param_groups:

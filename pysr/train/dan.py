@@ -35,6 +35,8 @@ class DANData:
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
+        guided: after those steps the Restorer goes on with the true code, while the Estimator sees
+            what the loop makes. Published is that the Restorer learns from estimated codes too.
         damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
         start: weights to begin from, with their basis, a file or a shipped name; the model may
             have more blocks, which then begin by adding nothing. Left out, training begins from
@@ -46,6 +48,7 @@ class DANData:
     batch: int = 64
     hold_out: int = 6
     apart: int = 0
+    guided: bool = False
     damping: float | None = None
     start: str | None = None
 
@@ -53,17 +56,19 @@ class DANData:
 class DANLosses(nn.Module):
     """L1 of the picture and L1 of the code, of the last iteration only (dan.txt section 3.1)."""
 
-    def __init__(self, model: DAN):
+    def __init__(self, model: DAN, guided: bool):
         super().__init__()
-        self.model = model
+        self.model, self.guided = model, guided
         self.interpolate = BicubicUpsample(model.config.scale)
 
     def forward(self, hr: Tensor, lr: Tensor, kernels: Tensor, apart: bool) -> dict[str, Tensor]:
         model = self.model
         true_code = model.encode(kernels)
-        if apart:
+        if apart or self.guided:
             sr = model.Restorer(lr, true_code)
-            code = model.Estimator(self.interpolate(lr), lr)
+            with torch.no_grad():
+                seen = self.interpolate(lr) if apart else model(lr).sr
+            code = model.Estimator(seen, lr)
         else:
             sr, code = model(lr)
         return {"picture": F.l1_loss(sr, hr), "code": F.l1_loss(code, true_code)}
@@ -92,7 +97,7 @@ class DANTask:
             self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))
             initialise(self.model)
         self.model.train().to(device, memory_format=torch.channels_last)
-        self.module = DANLosses(self.model)
+        self.module = DANLosses(self.model, data.guided)
         self.tiles = TileCache(data.folders, device, data.hold_out)
 
     def batch(self, step: int, generator: torch.Generator) -> dict:
@@ -160,6 +165,7 @@ def train_dan(
         "folders": list(data.folders),
         "damping": data.damping,
         "start": data.start,
+        "guided": data.guided,
         "seed": options.seed,
     }
     return run(task, options, Path(out), description, torch.device(device))

@@ -158,7 +158,9 @@ def test_a_report_has_a_row_for_interpolation_and_each_model(pictures_folder):
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("dan")])
 def test_the_shipped_dans_restore_what_they_were_made_for(pictures_folder, name):
     scale = load_model(name).config.scale
-    gains = {"gaussian8": 1.0, "gaussian8-jpeg": 0.3, "div2krk": 0.5}
+    gains = {"gaussian8": 1.0}
+    if not name.endswith("-iso"):
+        gains |= {"gaussian8-jpeg": 0.3, "div2krk": 0.5}
     for protocol, gain in gains.items():
         interpolation, model = evaluate(protocol, scale, pictures_folder, [name]).rows
         assert model.psnr > interpolation.psnr + gain, protocol

@@ -14,7 +14,7 @@ from skimage import data as photographs
 from pysr.cli import main
 from pysr.degrade import RandomDegradation
 from pysr.evaluate import psnr
-from pysr.nets import DANConfig, load_model, save_model
+from pysr.nets import SHIPPED, DANConfig, load_model, save_model
 from pysr.nets.abl import ABLConfig
 from pysr.nets.dan import BicubicUpsample
 from pysr.nets.dml import DMLConfig
@@ -155,10 +155,9 @@ def test_apart_and_together_are_both_supervised(data):
 
 
 def test_guided_means_a_true_code_for_the_restorer_and_the_loop_for_the_estimator(data):
-    task = DANTask(
-        TINY, dataclasses.replace(data, guided=True), DEGRADATION, 0, torch.device("cpu")
-    )
-    model, batch = task.model, task.batch(3, data_generator(0, 0, 3))  # apart for 3 steps
+    data = dataclasses.replace(data, guided=1)  # step 3, after 3 apart
+    task = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu"))
+    model, batch = task.model, task.batch(3, data_generator(0, 0, 3))
     with torch.no_grad():
         for p in model.parameters():  # an Estimator's output begins at zero
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
@@ -172,6 +171,9 @@ def test_guided_means_a_true_code_for_the_restorer_and_the_loop_for_the_estimato
     torch.testing.assert_close(losses["code"], in_the_loop)
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
+    together = task.module(**{**batch, **{"apart": False, "guided": False}})
+    torch.testing.assert_close(together["picture"], by_its_own)
+    assert not task.batch(4, data_generator(0, 0, 4))["guided"]
 
 
 def test_schedules():
@@ -259,15 +261,15 @@ def test_the_command_trains_and_leaves_a_model(folder, tmp_path, capsys):
 
 def test_the_recipes_that_ship_are_sound():
     names = {path.stem for path in RECIPES.glob("*.toml")}
-    assert {"dan", "dan-lite-x2", "dan-lite-x4", "dml", "dml-lite", "abl", "abl-lite"} <= names
+    full = {f"dan-x{scale}{kind}" for scale in (2, 4) for kind in ("", "-iso")}
+    assert full | {"dan", "dml", "dml-lite", "abl", "abl-lite"} <= names
     recipes = {name: read_recipe(name) for name in names}
     for name in (name for name in names if name.startswith("dan")):
         assert recipes[name].degradation.scale == recipes[name].model.scale
     assert recipes["dan"].model == DANConfig()
     assert recipes["dml"].model == DMLConfig() and recipes["abl"].model == ABLConfig()
-    for scale in (2, 4):
-        for name in (f"dan-lite-x{scale}", f"dan-mid-x{scale}"):
-            assert read_recipe(name).model == load_model(name).config
+    for name in (name for name in SHIPPED if name.startswith("dan")):
+        assert recipes[name].model == load_model(name).config
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,9 @@ class Idea:
         rate, warmup: learning rate, and the share of the time over which it rises.
         fall: the share over which it falls to 0.
         apart: the share in which Restorer and Estimator learn apart, the first with the true code.
+        guided: the next share, in which the Restorer keeps the true code and the Estimator sees
+            what the loop makes.
         patch, batch: LR pixels of a patch's side, and patches.
-        guided: see `pysr.train.dan.DANData`.
         model: what differs in the configuration.
         torchs: torch's convolutions in the place of ours.
     """
@@ -52,9 +53,9 @@ class Idea:
     warmup: float = 0.02
     fall: float = 0.4
     apart: float = 0.65
+    guided: float = 0.0
     patch: int = 40
     batch: int = 8
-    guided: bool = False
     model: tuple[tuple[str, object], ...] = ()
     torchs: bool = False
 
@@ -67,7 +68,8 @@ PUBLISHED_PARTS = (
 IDEAS = {
     "the recipe": Idea(),
     "smaller patches: 24x24, batch 22": Idea(patch=24, batch=22),
-    "the Restorer by the true code to the end": Idea(guided=True),
+    "guided, then the loop": Idea(guided=0.2),
+    "guided instead of the loop": Idea(guided=0.35),
     "without the bicubic skip": Idea(model=PUBLISHED_PARTS[:1]),
     "with the published tail": Idea(model=PUBLISHED_PARTS[1:2]),
     "with the Estimator on raw pictures": Idea(model=PUBLISHED_PARTS[2:]),
@@ -111,14 +113,7 @@ def learned(
 ) -> dict[str, float]:
     """Steps taken, and what `DANTask.validate` says after them."""
     recipe = read_recipe(name)
-    data = replace(
-        recipe.data,
-        folders=folders,
-        patch=idea.patch,
-        batch=idea.batch,
-        guided=idea.guided,
-        start=None,
-    )
+    data = replace(recipe.data, folders=folders, patch=idea.patch, batch=idea.batch, start=None)
     config = replace(recipe.model, **dict(idea.model))
     task = DANTask(config, data, recipe.degradation, seed, torch.device("cpu"))
     optimiser = torch.optim.Adam(task.model.parameters(), betas=recipe.training.betas)
@@ -132,7 +127,8 @@ def learned(
         fall = min(1.0, (1 - done) / idea.fall) if idea.fall else 1.0
         for group in optimiser.param_groups:
             group["lr"] = idea.rate * rise * fall
-        losses = task.module(**{**batch, "apart": done < idea.apart})
+        phase = {"apart": done < idea.apart, "guided": done < idea.apart + idea.guided}
+        losses = task.module(**{**batch, **phase})
         optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         optimiser.step()

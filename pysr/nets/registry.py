@@ -40,6 +40,7 @@ START = "bicubic only: a start for adaptation"
 SHIPPED = {
     "dan-mid-x4": Entry("dan-mid-x4.safetensors", "DAN of middle size, x4, for real pictures"),
     "dan-mid-x2": Entry("dan-mid-x2.safetensors", "DAN of middle size, x2, for real pictures"),
+    "dan-mid-x4-iso": Entry("dan-mid-x4-iso.safetensors", "DAN of middle size, x4, isotropic blur"),
     "dan-lite-x4": Entry("dan-lite-x4.safetensors", "compact DAN, x4, for real pictures"),
     "dan-lite-x2": Entry("dan-lite-x2.safetensors", "compact DAN, x2, for real pictures"),
     "rrdb-lite-x4": Entry("rrdb-lite-x4.safetensors", f"small RRDB, x4, {START}"),

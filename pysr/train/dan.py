@@ -35,8 +35,8 @@ class DANData:
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
-        guided: after those steps the Restorer goes on with the true code, while the Estimator sees
-            what the loop makes. Published is that the Restorer learns from estimated codes too.
+        guided: steps, the next ones, in which the Restorer goes on with the true code, while the
+            Estimator sees what the loop makes.
         damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
         start: weights to begin from, with their basis, a file or a shipped name; the model may
             have more blocks, which then begin by adding nothing. Left out, training begins from
@@ -48,7 +48,7 @@ class DANData:
     batch: int = 64
     hold_out: int = 6
     apart: int = 0
-    guided: bool = False
+    guided: int = 0
     damping: float | None = None
     start: str | None = None
 
@@ -56,15 +56,17 @@ class DANData:
 class DANLosses(nn.Module):
     """L1 of the picture and L1 of the code, of the last iteration only (dan.txt section 3.1)."""
 
-    def __init__(self, model: DAN, guided: bool):
+    def __init__(self, model: DAN):
         super().__init__()
-        self.model, self.guided = model, guided
+        self.model = model
         self.interpolate = BicubicUpsample(model.config.scale)
 
-    def forward(self, hr: Tensor, lr: Tensor, kernels: Tensor, apart: bool) -> dict[str, Tensor]:
+    def forward(
+        self, hr: Tensor, lr: Tensor, kernels: Tensor, apart: bool, guided: bool
+    ) -> dict[str, Tensor]:
         model = self.model
         true_code = model.encode(kernels)
-        if apart or self.guided:
+        if apart or guided:
             sr = model.Restorer(lr, true_code)
             with torch.no_grad():
                 seen = self.interpolate(lr) if apart else model(lr).sr
@@ -97,7 +99,7 @@ class DANTask:
             self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))
             initialise(self.model)
         self.model.train().to(device, memory_format=torch.channels_last)
-        self.module = DANLosses(self.model, data.guided)
+        self.module = DANLosses(self.model)
         self.tiles = TileCache(data.folders, device, data.hold_out)
 
     def batch(self, step: int, generator: torch.Generator) -> dict:
@@ -110,6 +112,7 @@ class DANTask:
             "lr": lr.contiguous(memory_format=torch.channels_last),
             "kernels": kernels,
             "apart": step < self.data.apart,
+            "guided": step < self.data.apart + self.data.guided,
         }
 
     def validate(self, model: DAN) -> dict[str, float]:

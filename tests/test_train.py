@@ -171,7 +171,7 @@ def test_guided_means_a_true_code_for_the_restorer_and_the_loop_for_the_estimato
     torch.testing.assert_close(losses["code"], in_the_loop)
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    together = task.module(**{**batch, **{"apart": False, "guided": False}})
+    together = task.module(**{**batch, "apart": False, "guided": False})
     torch.testing.assert_close(together["picture"], by_its_own)
     assert not task.batch(4, data_generator(0, 0, 4))["guided"]
 

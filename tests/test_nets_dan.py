@@ -99,7 +99,22 @@ def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns():
         assert body[-1].body[2].weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("changes", [{"features": 32, "blocks": 3}, {"blocks": 1}])
+def test_a_network_of_another_scale_begins_with_the_same_picture_sampled_elsewhere():
+    def added(model):
+        sr = model(lr, code=model.init_ker_map).sr
+        return sr - BicubicUpsample(model.config.scale)(lr)
+
+    lr = torch.rand(1, 3, 12, 13)
+    model = load_model("dan-lite-x4")
+    with torch.no_grad():
+        wanted = added(model)
+        for scale in (2, 3):
+            ours = added(grown(model, dataclasses.replace(model.config, scale=scale, blocks=8)))
+            theirs = F.interpolate(wanted, (12 * scale, 13 * scale), mode="bilinear")
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"features": 32, "blocks": 3}, {"blocks": 1}, {"scale": 3}])
 def test_a_network_only_grows_by_blocks(changes):
     with pytest.raises(ValueError, match="more blocks at most|at least"):
         grown(small(), dataclasses.replace(SMALL, **changes))

@@ -343,24 +343,39 @@ def grown(model: DAN, config: DANConfig) -> DAN:
     """A DAN with further blocks that computes what `model` does: training goes on from there.
 
     The new blocks come after the old ones; their second convolutions are zero, so that they add
-    nothing yet.
+    nothing yet. A network with a compact tail may change its scale, too: the tail gives s x s
+    samples of what lies over a LR pixel, and as many as the new scale has are taken between them.
 
     Raises:
-        ValueError: for a configuration that differs in more than its blocks, or has fewer.
+        ValueError: for a configuration that differs in more, or has fewer blocks.
     """
-    sizes = {"blocks": model.config.blocks, "estimator_blocks": model.config.estimator_blocks}
-    if replace(config, **sizes) != model.config:
-        raise ValueError(f"expected {model.config} with more blocks at most, got {config}")
-    if config.blocks < model.config.blocks or config.estimator_blocks < sizes["estimator_blocks"]:
+    old = model.config
+    sizes = {"blocks": old.blocks, "estimator_blocks": old.estimator_blocks}
+    if config.compact_tail:
+        sizes["scale"] = old.scale
+    if replace(config, **sizes) != old:
+        raise ValueError(f"expected {old} with more blocks at most, got {config}")
+    if config.blocks < old.blocks or config.estimator_blocks < old.estimator_blocks:
         raise ValueError(f"expected at least {sizes}, got {config}")
     larger = DAN(config, model.encoder[0])
-    larger.load_state_dict(model.state_dict(), strict=False)
-    for old, new in ((model.Restorer, larger.Restorer), (model.Estimator, larger.Estimator)):
-        for block in new.body[len(old.body) :]:
+    state = model.state_dict()
+    if config.scale != old.scale:
+        for name in ("Restorer.upscale.0.weight", "Restorer.upscale.0.bias"):
+            state[name] = _resampled_tail(state[name], old.scale, config.scale)
+    larger.load_state_dict(state, strict=False)
+    for before, now in ((model.Restorer, larger.Restorer), (model.Estimator, larger.Estimator)):
+        for block in now.body[len(before.body) :]:
             nn.init.kaiming_normal_(block.body[0].weight)
             for zero in (block.body[0].bias, block.body[2].weight, block.body[2].bias):
                 nn.init.zeros_(zero)
     return larger
+
+
+def _resampled_tail(parameter: Tensor, old: int, new: int) -> Tensor:
+    """(3 * old * old, ...), a compact tail's convolution, to (3 * new * new, ...), linearly."""
+    samples = parameter.reshape(3, old, old, -1).permute(0, 3, 1, 2)
+    samples = F.interpolate(samples, (new, new), mode="bilinear")
+    return samples.permute(0, 2, 3, 1).reshape(-1, *parameter.shape[1:])
 
 
 def initialise(model: DAN, gain: float = 0.1) -> None:

@@ -39,8 +39,8 @@ class DANData:
             Estimator sees what the loop makes.
         damping: of the code's basis, see `pysr.blur.pca_basis`; left out, the basis is orthonormal.
         start: weights to begin from, with their basis, a file or a shipped name; the model may
-            have more blocks, which then begin by adding nothing. Left out, training begins from
-            random weights.
+            have more blocks and, with a compact tail, another scale, see `pysr.nets.dan.grown`.
+            Left out, training begins from random weights.
     """
 
     folders: tuple[str, ...]

@@ -7,7 +7,7 @@ import torch
 
 from pysr.video.clip import ColourTags, VideoError
 from pysr.video.colour import from_rgb, resolved, to_rgb
-from pysr.video.planes import to_frame
+from pysr.video.planes import from_frame, to_frame
 
 LIMITED, FULL = 1, 2
 WHITE, YELLOW, CYAN, GREEN, MAGENTA, RED, BLUE, BLACK = (
@@ -76,6 +76,16 @@ def test_chroma_lies_where_the_tags_say(location, subsampling):
     ramp = torch.stack((0.2 + x / 80, 0.7 - y / 60, 0.3 + (x + y) / 150))
     there = to_rgb(from_rgb(ramp, tags, 16, subsampling), tags, 16)
     assert (there - ramp)[:, 3:-3, 3:-3].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("pixel_format, depth", [("p010le", 10), ("nv12", 8), ("yuv422p12le", 12)])
+def test_samples_pass_through_a_frame_unchanged(pixel_format, depth):
+    subsampling = (2, 1) if "422" in pixel_format else (2, 2)
+    planes = from_rgb(torch.rand(3, 62, 70), ColourTags(matrix=1, range=FULL), depth, subsampling)
+    frame = to_frame(planes, pixel_format)
+    assert frame.format.name == pixel_format
+    for ours, theirs in zip(from_frame(frame), planes, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("matrix", [1, 6, 9])

@@ -103,6 +103,7 @@ def test_a_picture_encoded_from_rgb_gets_tags_that_say_how(tmp_path):
         ({"codec": "nonesuch"}, "no such video encoder"),
         ({"codec": "aac"}, "no such video encoder"),
         ({"crf": 99}, "crf: libx264 takes 0 .* to 51, got 99"),
+        ({"codec": "hevc_nvenc", "crf": 0}, "crf: hevc_nvenc takes 1 .* to 51, got 0"),
         ({"codec": "ffv1", "crf": 3}, "crf: ffv1 has no such option"),
         ({"preset": "warp"}, "libx264 refuses .* preset warp"),
         ({"pixel_format": "yuv410p"}, "pixel format yuv410p: libx264 takes"),
@@ -114,6 +115,25 @@ def test_options_that_do_not_exist_are_refused_in_one_line(tmp_path, options, wo
     with pytest.raises(VideoError, match=words) as caught:
         Encoding.choose(clip, "out.mkv", **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "codec, depth", [("h264_nvenc", 8), ("hevc_nvenc", 8), ("hevc_nvenc", 10), ("av1_nvenc", 10)]
+)
+def test_a_gpu_encodes_or_its_lack_is_said_in_one_line(tmp_path, codec, depth):
+    pixel_format = "yuv420p" if depth == 8 else "yuv420p10le"
+    clip = probe(draw_clip(tmp_path / "a.mkv", pixel_format=pixel_format))
+    try:
+        encoding = Encoding.choose(clip, "out.mkv", codec=codec)
+    except VideoError as error:
+        assert "it needs an NVIDIA GPU that encodes" in str(error) and "\n" not in str(error)
+        return
+    given = _scenes(6, 256, 256)
+    segment = probe(_write(tmp_path / "s.mkv", clip, encoding, given))
+    assert (segment.depth, segment.keys[0]) == (depth, 0)
+    for frame, rgb in zip(read(segment), given, strict=True):
+        error = to_rgb(frame.planes, segment.colour, segment.depth) - rgb
+        assert error.square().mean() < 10**-3.4
 
 
 @pytest.mark.parametrize(

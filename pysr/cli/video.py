@@ -28,7 +28,9 @@ CLIPS = {
 # Options that mean nothing for a picture; None or False is "not given".
 _OPTIONS = {
     "--stream": dict(type=int, metavar="INDEX", help="which video stream (default: FFmpeg's)"),
-    "--codec": dict(help="an encoder of FFmpeg (default: libx264, for 10 bits libx265)"),
+    "--codec": dict(
+        help="an encoder of FFmpeg, hevc_nvenc for one (default: libx264, for 10 bits libx265)"
+    ),
     "--crf": dict(type=float, help="constant quality of the encoder, lower is better"),
     "--preset": dict(help="the encoder's name of a speed"),
     "--pixel-format": dict(help="FFmpeg's name (default: 4:2:0 of the clip's depth)"),

@@ -168,6 +168,7 @@ def train_dan(
         "folders": list(data.folders),
         "damping": data.damping,
         "start": data.start,
+        "apart": data.apart,
         "guided": data.guided,
         "seed": options.seed,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,22 @@ _DEFAULTS = {
     "libx265": (18, "medium"),
     "libsvtav1": (24, "8"),
     "libvpx-vp9": (20, None),
+    "h264_nvenc": (19, "p5"),
+    "hevc_nvenc": (19, "p5"),
+    "av1_nvenc": (24, "p5"),
 }
-_WORST_CRF = {"libx264": 51, "libx265": 51, "libsvtav1": 63, "libvpx-vp9": 63}
+# Best and worst; NVENC takes 0 for "automatic".
+_CRF = {
+    "libx264": (0, 51),
+    "libx265": (0, 51),
+    "libsvtav1": (0, 63),
+    "libvpx-vp9": (0, 63),
+    "h264_nvenc": (1, 51),
+    "hevc_nvenc": (1, 51),
+    "av1_nvenc": (1, 63),
+}
+# What hardware takes for yuv420p10le: the same samples, in two planes.
+_TWO_PLANES = "p010le"
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class Encoding:
 
         8 bits become libx264 yuv420p, more become libx265 yuv420p10le, either in the clip's own
         4:2:2 or 4:4:4; WebM becomes AV1; a folder or a pattern as target becomes PNG of 8 or 16
-        bits.
+        bits. The encoders of NVIDIA's GPUs are taken where they are named.
 
         Raises VideoError, one line, for options that do not exist or do not fit together.
         """
@@ -112,6 +127,8 @@ class Encoding:
             context.open()
         except (pyav().FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
+            if self._hardware:
+                reason = f"{reason}: it needs an NVIDIA GPU that encodes, and its driver"
             raise VideoError(
                 f"{self.codec} refuses {size[1]}x{size[0]} {self.pixel_format} with crf "
                 f"{self.crf} and preset {self.preset} ({reason})"
@@ -138,7 +155,7 @@ class Encoding:
     def _options(self, tags: ColourTags, hdr: Hdr | None) -> dict[str, str]:
         options = {"threads": str(_THREADS), "chroma_sample_location": str(tags.chroma_location)}
         if self.crf is not None:
-            options["crf"] = str(self.crf)
+            options[self._crf_option] = str(self.crf)
         if self.preset is not None:
             options["preset"] = self.preset
         if self.codec == "libx264":
@@ -154,7 +171,18 @@ class Encoding:
             options["svtav1-params"] = _svtav1_hdr(hdr)
         elif self.codec == "libvpx-vp9":
             options["b"] = "0"  # else crf is only a bound
+        elif self._hardware:
+            options |= {"rc": "vbr", "b": "0"}
         return {name: value for name, value in options.items() if value}
+
+    @property
+    def _hardware(self) -> bool:
+        return self.codec.endswith("_nvenc")
+
+    @property
+    def _crf_option(self) -> str:
+        """The encoder's name of constant quality."""
+        return "cq" if self._hardware else "crf"
 
     def carries_hdr(self) -> bool:
         """Whether the encoder writes HDR10 metadata into its stream."""
@@ -167,16 +195,16 @@ class Encoding:
             raise VideoError(
                 f"pixel format {self.pixel_format}: {self.codec} takes {', '.join(formats)}"
             )
-        if layout(self.pixel_format).planar != self.pixel_format:
+        if self.pixel_format not in (layout(self.pixel_format).planar, _TWO_PLANES):
             raise VideoError(f"pixel format {self.pixel_format}: expected a planar YUV or GBR one")
         context = encoder.create()
         known = {option.name for option in context.supported_options.private}
-        for name in ("crf", "preset"):
-            if getattr(self, name) is not None and name not in known:
+        for name, option in (("crf", self._crf_option), ("preset", "preset")):
+            if getattr(self, name) is not None and option not in known:
                 raise VideoError(f"{name}: {self.codec} has no such option")
-        worst = _WORST_CRF.get(self.codec)
-        if self.crf is not None and worst is not None and not 0 <= self.crf <= worst:
-            raise VideoError(f"crf: {self.codec} takes 0 (best) to {worst}, got {self.crf:g}")
+        best, worst = _CRF.get(self.codec, (-math.inf, math.inf))
+        if self.crf is not None and not best <= self.crf <= worst:
+            raise VideoError(f"crf: {self.codec} takes {best} (best) to {worst}, got {self.crf:g}")
         self.open(context, clip, (256, 256))
 
 
@@ -199,8 +227,8 @@ def _default_format(clip: Clip, codec: str) -> str:
     source = layout(clip.pixel_format)
     subsampling = (2, 2) if source.rgb or source.grey else source.subsampling
     stem = {(2, 1): "yuv422p", (1, 1): "yuv444p"}.get(subsampling, "yuv420p")
-    depth = "" if clip.depth == 8 else "10le"
-    wanted = (f"{stem}{depth}", f"yuv420p{depth}", stem, "yuv420p")
+    deep = () if clip.depth == 8 else (f"{stem}10le", "yuv420p10le", _TWO_PLANES)
+    wanted = (*deep, stem, "yuv420p")
     return next((name for name in wanted if not formats or name in formats), formats[0])
 
 

@@ -85,12 +85,13 @@ def from_frame(frame) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def to_frame(planes: tuple[Tensor, Tensor, Tensor], pixel_format: str):
-    """A frame of a planar format that holds copies of the planes."""
+    """A frame that holds copies of the planes of its format's layout."""
     height, width = planes[0].shape
-    frame = pyav().VideoFrame(width, height, pixel_format)
+    wanted = layout(pixel_format)
+    frame = pyav().VideoFrame(width, height, wanted.planar)
     for plane, values in zip(frame.planes, planes, strict=True):
-        _view(plane, layout(pixel_format).depth)[:] = values.cpu().numpy()
-    return frame
+        _view(plane, wanted.depth)[:] = values.cpu().numpy()
+    return frame if wanted.planar == pixel_format else frame.reformat(format=pixel_format)
 
 
 def _view(plane, depth: int) -> np.ndarray:

@@ -316,12 +316,17 @@ class DAN(nn.Module):
         iterations = self.config.iterations if iterations is None else iterations
         if iterations < 1:
             raise ValueError(f"iterations: expected at least 1, got {iterations}")
-        code = self.init_ker_map.to(lr.dtype).expand(len(lr), -1)
-        with torch.no_grad():
-            for _ in range(iterations - 1):
-                code = self.Estimator(self.Restorer(lr, code), lr)
-        sr = self.Restorer(lr, code)
+        sr = self.Restorer(lr, self.last_code(lr, iterations))
         return Restoration(sr, self.Estimator(sr.detach(), lr))
+
+    @torch.no_grad()
+    def last_code(self, lr: Tensor, iterations: int) -> Tensor:
+        """The code (N, code_length) that the last of so many iterations restores (N, 3, H, W) with:
+        what the others come to."""
+        code = self.init_ker_map.to(lr.dtype).expand(len(lr), -1)
+        for _ in range(iterations - 1):
+            code = self.Estimator(self.Restorer(lr, code), lr)
+        return code
 
     @property
     def halo(self) -> int:

@@ -69,11 +69,15 @@ class DANLosses(nn.Module):
         if apart or guided:
             sr = model.Restorer(lr, true_code)
             with torch.no_grad():
-                seen = self.interpolate(lr) if apart else model(lr).sr
+                seen = self.interpolate(lr) if apart else self.looped(lr)
             code = model.Estimator(seen, lr)
         else:
             sr, code = model(lr)
         return {"picture": F.l1_loss(sr, hr), "code": F.l1_loss(code, true_code)}
+
+    def looped(self, lr: Tensor) -> Tensor:
+        """The picture that the last iteration shows the Estimator."""
+        return self.model.Restorer(lr, self.model.last_code(lr, self.model.config.iterations))
 
 
 class DANTask:

@@ -25,7 +25,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale",
         type=int,
-        help="without --model 2 or 4: the shipped model of that scale; a VDSR takes any",
+        help="without --model 2, 3 or 4: the shipped model of that scale; a VDSR takes any",
     )
     parser.add_argument(
         "--engine", default="auto", help="auto, or one that `pysr doctor` lists (default: auto)"

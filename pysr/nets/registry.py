@@ -39,6 +39,7 @@ START = "bicubic only: a start for adaptation"
 
 SHIPPED = {
     "dan-mid-x4": Entry("dan-mid-x4.safetensors", "DAN of middle size, x4, for real pictures"),
+    "dan-mid-x3": Entry("dan-mid-x3.safetensors", "DAN of middle size, x3, for real pictures"),
     "dan-mid-x2": Entry("dan-mid-x2.safetensors", "DAN of middle size, x2, for real pictures"),
     "dan-mid-x4-iso": Entry("dan-mid-x4-iso.safetensors", "DAN of middle size, x4, isotropic blur"),
     "dan-lite-x4": Entry("dan-lite-x4.safetensors", "compact DAN, x4, for real pictures"),
@@ -49,7 +50,7 @@ SHIPPED = {
 }
 
 # Of each scale the best that takes a CPU less than three seconds for a picture of 480x320.
-DEFAULTS = {4: "dan-mid-x4", 2: "dan-mid-x2"}
+DEFAULTS = {4: "dan-mid-x4", 3: "dan-mid-x3", 2: "dan-mid-x2"}
 
 
 class ModelError(ValueError):

@@ -69,7 +69,8 @@ def clip(tmp_path, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("dan-lite-x4", (192, 108)), ("published sizes", (96, 54))]
+    ("name", "size"),
+    [("dan-lite-x4", (192, 108)), ("dan-mid-x4", (192, 108)), ("published sizes", (96, 54))],
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_pipeline(clip, tmp_path, device, name, size):

@@ -187,15 +187,15 @@ def test_there_is_always_a_picture(picture):
         torch.testing.assert_close(result.image, torch.full((1, 3, 64, 64), 0.4))
 
 
-@pytest.mark.parametrize(("scale", "known"), [(2, True), (5, False)])
-def test_by_name_it_begins_from_the_blur_that_dan_finds(scale, known):
+@pytest.mark.parametrize("scale", [2, 3])
+def test_by_name_it_begins_from_the_blur_that_dan_finds(scale):
     model = build("vdsr", scale=scale, layers=2, features=4)
     photograph = (
         torch.from_numpy(photographs.astronaut()[:96, 150:246].copy()).permute(2, 0, 1)[None] / 255
     )
     blurred = classical(photograph, blur.isotropic(2.0, 21), 2)
     kernel = adapt.taught("zssr", model, blurred, budget=1, device="cpu").report.kernel
-    assert (blur.spread(kernel) > 1) == known
+    assert blur.spread(kernel) > 1
 
 
 def test_a_run_that_diverges_is_undone(photograph):

@@ -198,6 +198,11 @@ def test_by_name_it_begins_from_the_blur_that_dan_finds(scale):
     assert blur.spread(kernel) > 1
 
 
+def test_by_name_a_scale_that_it_is_not_made_for_is_named():
+    with pytest.raises(ValueError, match="scale: expected 2, 3 or 4, got 5"):
+        adapt.taught("zssr", build("vdsr", scale=5), torch.rand(1, 3, 48, 48), budget=1)
+
+
 def test_a_run_that_diverges_is_undone(photograph):
     wild = ZSSRConfig(layers=4, features=16, patch=32, rates=Rates(10.0, 10.0, 1e-6))
     learned = adapt.zssr(photograph, 2, budget=150, kernel=BLUR, config=wild, device="cpu")

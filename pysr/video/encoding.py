@@ -21,27 +21,19 @@ PNG = "png"
 # every machine. x264 lowers it by itself for low pictures, by a rule that knows the height only.
 _THREADS = 8
 _X265_FRAME_THREADS = 3
-# crf and preset where the user names none: visually lossless, at a speed below a network's. Beside
-# medium, x264's faster takes half the time, up to a tenth more room, and at 50 dB up to 0.7 less.
-_DEFAULTS = {
-    "libx264": (16, "faster"),
-    "libx265": (18, "medium"),
-    "libsvtav1": (24, "8"),
-    "libvpx-vp9": (20, None),
-    "h264_nvenc": (19, "p5"),
-    "hevc_nvenc": (19, "p5"),
-    "av1_nvenc": (24, "p5"),
+# crf and preset where the user names none, and the best and worst crf. Visually lossless, at a
+# speed below a network's. Beside medium, x264's faster takes half the time, up to a tenth more
+# room, and at 50 dB up to 0.7 less. Of NVENC nothing is measured; it takes 0 for "automatic".
+_ENCODERS = {
+    "libx264": (16, "faster", (0, 51)),
+    "libx265": (18, "medium", (0, 51)),
+    "libsvtav1": (24, "8", (0, 63)),
+    "libvpx-vp9": (20, None, (0, 63)),
+    "h264_nvenc": (19, "p5", (1, 51)),
+    "hevc_nvenc": (19, "p5", (1, 51)),
+    "av1_nvenc": (24, "p5", (1, 63)),
 }
-# Best and worst; NVENC takes 0 for "automatic".
-_CRF = {
-    "libx264": (0, 51),
-    "libx265": (0, 51),
-    "libsvtav1": (0, 63),
-    "libvpx-vp9": (0, 63),
-    "h264_nvenc": (1, 51),
-    "hevc_nvenc": (1, 51),
-    "av1_nvenc": (1, 63),
-}
+_ANY = (None, None, (-math.inf, math.inf))
 # What hardware takes for yuv420p10le: the same samples, in two planes.
 _TWO_PLANES = "p010le"
 
@@ -86,7 +78,7 @@ class Encoding:
         if codec is None:
             by_depth = "libx264" if clip.depth == 8 else "libx265"
             codec = "libsvtav1" if target.suffix.lower() == ".webm" else by_depth
-        default_crf, default_preset = _DEFAULTS.get(codec, (None, None))
+        default_crf, default_preset, _ = _ENCODERS.get(codec, _ANY)
         encoding = cls(
             codec,
             default_crf if crf is None else crf,
@@ -202,7 +194,7 @@ class Encoding:
         for name, option in (("crf", self._crf_option), ("preset", "preset")):
             if getattr(self, name) is not None and option not in known:
                 raise VideoError(f"{name}: {self.codec} has no such option")
-        best, worst = _CRF.get(self.codec, (-math.inf, math.inf))
+        _, _, (best, worst) = _ENCODERS.get(self.codec, _ANY)
         if self.crf is not None and not best <= self.crf <= worst:
             raise VideoError(f"crf: {self.codec} takes {best} (best) to {worst}, got {self.crf:g}")
         self.open(context, clip, (256, 256))
@@ -216,7 +208,7 @@ def _encoder(name: str):
     if codec is None or codec.type != "video":
         raise VideoError(
             f"codec {name!r}: FFmpeg has no such video encoder here; "
-            f"for example {', '.join(_DEFAULTS)}, or png for a folder of pictures"
+            f"for example {', '.join(_ENCODERS)}, or png for a folder of pictures"
         )
     return codec
 

@@ -83,12 +83,14 @@ def test_iterations_that_record_nothing_are_the_same_in_training():
         torch.testing.assert_close(training, evaluating, atol=1e-5, rtol=1e-5)
 
 
-def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns():
-    model = small()
+@pytest.mark.parametrize("tail", [False, True])
+def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns(tail):
+    model = small(compact_tail=tail)
     initialise(model)
     for parameter in model.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
-    larger = grown(model, dataclasses.replace(SMALL, blocks=4, estimator_blocks=2))
+    sizes = {"blocks": 4, "estimator_blocks": 2, "features": 32}
+    larger = grown(model, dataclasses.replace(model.config, **sizes))
     lr = torch.rand(2, 3, 12, 13)
     with torch.no_grad():
         for ours, theirs in zip(larger(lr), model(lr), strict=True):
@@ -97,6 +99,9 @@ def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns():
     (sr.square().mean() + code.square().mean()).backward()
     for body in (larger.Restorer.body, larger.Estimator.body):
         assert body[-1].body[2].weight.grad.abs().max() > 0
+    for block in larger.Restorer.body[:2]:  # what is new in an old block is listened to from now on
+        assert block.body[0].weight.grad[:16, 16:32].abs().max() > 0
+        assert block.body[2].weight.grad[:16, 20:].abs().max() > 0
 
 
 def test_a_network_of_another_scale_begins_with_the_same_picture_sampled_elsewhere():
@@ -114,9 +119,9 @@ def test_a_network_of_another_scale_begins_with_the_same_picture_sampled_elsewhe
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"features": 32, "blocks": 3}, {"blocks": 1}, {"scale": 3}])
-def test_a_network_only_grows_by_blocks(changes):
-    with pytest.raises(ValueError, match="more blocks at most|at least"):
+@pytest.mark.parametrize("changes", [{"features": 8}, {"blocks": 1}, {"scale": 3}, {"code_length": 8}])
+def test_a_network_grows_by_blocks_and_features_alone(changes):
+    with pytest.raises(ValueError, match="or another blocks, estimator_blocks, features|at least"):
         grown(small(), dataclasses.replace(SMALL, **changes))
 
 

@@ -9,6 +9,7 @@ over the image nor concatenated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -345,35 +346,60 @@ class DAN(nn.Module):
 
 
 def grown(model: DAN, config: DANConfig) -> DAN:
-    """A DAN with further blocks that computes what `model` does: training goes on from there.
+    """A DAN with further blocks or features that computes what `model` does: training goes on there.
 
-    The new blocks come after the old ones; their second convolutions are zero, so that they add
-    nothing yet. A network with a compact tail may change its scale, too: the tail gives s x s
-    samples of what lies over a LR pixel, and as many as the new scale has are taken between them.
+    New blocks come after the old ones; their second convolutions are zero, so that they add nothing
+    yet. New features begin as in `initialise`, and nothing old listens to them yet. A network with a
+    compact tail may change its scale, too: the tail gives s x s samples of what lies over a LR
+    pixel, and as many as the new scale has are taken between them.
 
     Raises:
-        ValueError: for a configuration that differs in more, or has fewer blocks.
+        ValueError: for a configuration that differs in more, or has fewer blocks or features.
     """
     old = model.config
-    sizes = {"blocks": old.blocks, "estimator_blocks": old.estimator_blocks}
-    if config.compact_tail:
-        sizes["scale"] = old.scale
-    if replace(config, **sizes) != old:
-        raise ValueError(f"expected {old} with more blocks at most, got {config}")
-    if config.blocks < old.blocks or config.estimator_blocks < old.estimator_blocks:
+    sizes = {name: getattr(old, name) for name in ("blocks", "estimator_blocks", "features")}
+    scale = {"scale": old.scale} if config.compact_tail else {}
+    if replace(config, **sizes, **scale) != old:
+        may = ", ".join([*sizes, *scale])
+        raise ValueError(f"expected {old}, or another {may}, got {config}")
+    if any(getattr(config, name) < size for name, size in sizes.items()):
         raise ValueError(f"expected at least {sizes}, got {config}")
     larger = DAN(config, model.encoder[0])
+    initialise(larger)
     state = model.state_dict()
     if config.scale != old.scale:
         for name in ("Restorer.upscale.0.weight", "Restorer.upscale.0.bias"):
             state[name] = _resampled_tail(state[name], old.scale, config.scale)
-    larger.load_state_dict(state, strict=False)
+    wide = larger.state_dict()
+    for name, value in state.items():
+        wide[name] = _widened(name, value, wide[name], old.features)
+    larger.load_state_dict(wide)
     for before, now in ((model.Restorer, larger.Restorer), (model.Estimator, larger.Estimator)):
         for block in now.body[len(before.body) :]:
             nn.init.kaiming_normal_(block.body[0].weight)
             for zero in (block.body[0].bias, block.body[2].weight, block.body[2].bias):
                 nn.init.zeros_(zero)
     return larger
+
+
+def _widened(name: str, old: Tensor, new: Tensor, features: int) -> Tensor:
+    """`new`, with `old` for its first outputs, which take nothing from the inputs that are added.
+
+    Inputs are added after the old `features`: the first convolution of a Restorer's block has the
+    code's behind them.
+    """
+    if old.shape == new.shape:
+        return old
+    new = new.clone()
+    new[: len(old)] = 0
+    if old.ndim == 1:
+        new[: len(old)] = old
+        return new
+    inputs = torch.arange(old.shape[1])
+    if re.fullmatch(r"Restorer\.body\.\d+\.body\.0\.weight", name):
+        inputs[features:] += new.shape[1] - old.shape[1]
+    new[: len(old), inputs] = old
+    return new
 
 
 def _resampled_tail(parameter: Tensor, old: int, new: int) -> Tensor:

@@ -19,6 +19,7 @@
 #include "ops/blur.h"
 #include "ops/conditional_residual_block.h"
 #include "ops/conv_shuffle.h"
+#include "ops/mixed_residual_block.h"
 #include "ops/svconv.h"
 
 #ifdef PYSR_WITH_CUDA
@@ -178,6 +179,9 @@ PYBIND11_MODULE(_C, m) {
   PYSR_ADD(conv_shuffle);
   PYSR_ADD_PACK(conv_shuffle);
   add_cpu(m, "conv_shuffle_grad_weight", pysr::conv_shuffle_grad_weight_cpu);
+  add_cpu(m, "mixed_residual_block", pysr::mixed_residual_block_cpu);
+  add_cpu(m, "mixed_residual_block_grad", pysr::mixed_residual_block_grad_cpu);
+  m.def("mixed_residual_block_hidden", pysr::mixed_residual_block_hidden);
   PYSR_ADD(svconv);
   PYSR_ADD(svconv_grad_x);
   PYSR_ADD(svconv_grad_kernels);

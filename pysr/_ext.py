@@ -45,7 +45,7 @@ class Report:
         reason: why not; empty when built.
         cuda: version of the CUDA runtime that the kernels were compiled with, None without them.
         cuda_architectures: GPU architectures compiled for.
-        isa: CPU instruction set in use (baseline, avx2 or avx512; PYSR_ISA lowers it).
+        isa: CPU instruction set in use (baseline, avx2, avx512 or amx; PYSR_ISA lowers it).
         isas: those that this processor can run, best first.
         threads: threads that the CPU kernels use, those of torch.
     """
@@ -68,10 +68,15 @@ def report() -> Report:
         reason="",
         cuda=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
         cuda_architectures=tuple(_C.cuda_architectures.split()),
-        isa=_C.isa(),
+        isa=isa(),
         isas=tuple(_C.isas()),
         threads=torch.get_num_threads(),
     )
+
+
+def isa() -> str | None:
+    """The CPU instruction set in use; None without kernels."""
+    return None if _C is None else _C.isa()
 
 
 def release_memory() -> None:

@@ -4,10 +4,30 @@
 #include <cstdlib>
 #include <cstring>
 
+#ifdef PYSR_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace pysr {
+namespace {
+
+#ifdef PYSR_AMX
+// Linux grants a process the tile registers' state when it is asked.
+bool matrix_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#else
+bool matrix_tiles() { return false; }
+#endif
+
+}  // namespace
 
 const char* name(Isa isa) {
-  static const char* const names[] = {"baseline", "avx2", "avx512"};
+  static const char* const names[] = {"baseline", "avx2", "avx512", "amx"};
   return names[static_cast<int>(isa)];
 }
 
@@ -15,7 +35,8 @@ Isa supported_isa() {
 #ifdef PYSR_X86
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::baseline;
-  return __builtin_cpu_supports("avx512f") ? Isa::avx512 : Isa::avx2;
+  if (!__builtin_cpu_supports("avx512f")) return Isa::avx2;
+  return matrix_tiles() ? Isa::amx : Isa::avx512;
 #else
   return Isa::baseline;
 #endif
@@ -25,7 +46,7 @@ Isa isa() {
   static const Isa chosen = [] {
     Isa best = supported_isa();
     const char* wish = std::getenv("PYSR_ISA");
-    for (Isa each : {Isa::baseline, Isa::avx2}) {
+    for (Isa each : {Isa::baseline, Isa::avx2, Isa::avx512}) {
       if (wish != nullptr && std::strcmp(wish, name(each)) == 0) best = std::min(best, each);
     }
     return best;

@@ -19,8 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
-from pysr.nets.parts import BicubicUpsample, Conv3x3, convolve, learns_by_ours
-from pysr.ops import conditional_residual_block
+from pysr.nets.parts import (
+    BicubicUpsample,
+    Conv3x3,
+    convolve,
+    learns_by_ours,
+    learns_on_matrix_tiles,
+)
+from pysr.ops import conditional_residual_block, mixed_residual_block
+from pysr.ops.mixed_residual_block import border_cases
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,9 @@ class ConditionalResidualBlock(nn.Module):
 
     def forward(self, f: Tensor, cond: Tensor, gate: Tensor | None = None) -> Tensor:
         """`gate` (N or 1, C, 1, 1) stands in for the attention that f itself would give."""
+        if gate is None and cond.ndim == 2 and self.training and learns_on_matrix_tiles(f):
+            cond = cond.float().expand(len(f), -1)
+            return mixed_residual_block(f.bfloat16(), cond, *self.parameters())
         if gate is None and self.training and not torch.is_grad_enabled() and learns_by_ours(f):
             # The iterations of a training step that record nothing.
             return conditional_residual_block(f, cond, *self.parameters())
@@ -118,16 +128,6 @@ class ConditionalResidualBlock(nn.Module):
         if gate is None:
             gate = self.body[3](r.mean((2, 3), keepdim=True))
         return torch.addcmul(f, r, gate)
-
-
-def border_cases(code: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
-    """A zero-padded 3x3 convolution of a constant, where it differs: (N, O, min(H, 3), min(W, 3)).
-
-    Row 0 is the image's top row, the last row its bottom row and any row between all the others;
-    likewise the columns. code (N, D), weight (O, D, 3, 3), bias (O,), size the image's (H, W).
-    """
-    height, width = (min(n, 3) for n in size)
-    return F.conv2d(code[:, :, None, None].expand(-1, -1, height, width), weight, bias, padding=1)
 
 
 def conv_with_border_cases(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pysr.nets.checkpoints import State
 from pysr.ops import conv_shuffle
+from pysr.ops.mixed_residual_block import on_matrix_tiles
 
 # The most LR pixels of context that tiles are given. A tile of 768 then costs a third more than its
 # share; the 350 that RRDB's 23 blocks can see would cost three times as much again, for what
@@ -73,6 +74,15 @@ def learns_by_ours(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and channels >= FEW_CHANNELS
         and n * height * width >= FEW_PIXELS
+    )
+
+
+def learns_on_matrix_tiles(x: Tensor) -> bool:
+    """Whether features learn in bfloat16 on this processor's matrix tiles."""
+    return (
+        on_matrix_tiles(x.device)
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
     )
 
 

@@ -7,6 +7,7 @@ from pysr.ops.conditional_residual_block import (
     pack_conditional_residual_block,
 )
 from pysr.ops.conv_shuffle import conv_shuffle, pack_conv_shuffle
+from pysr.ops.mixed_residual_block import mixed_residual_block
 from pysr.ops.mixture_blur import mixture_blur
 from pysr.ops.svconv import svconv
 
@@ -15,6 +16,7 @@ __all__ = [
     "blur_decimate",
     "conditional_residual_block",
     "conv_shuffle",
+    "mixed_residual_block",
     "mixture_blur",
     "pack_conditional_residual_block",
     "pack_conv_shuffle",

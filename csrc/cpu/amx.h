@@ -23,19 +23,19 @@ constexpr int64_t kDepth = 32;             // numbers that it sums over
 constexpr int64_t kTile = kSide * kDepth;  // bfloat16 numbers of a tile
 constexpr int64_t kStep = 2 * kSide;       // positions or channels of a step: two tiles
 
-// Tile registers 0 to 7 at full size, for the calling thread, while this lives.
+// Eight tile registers of 16 rows of 64 bytes, as the processor is told. A constant: GCC 12 believes
+// that its first eight bytes alone are read, and would not write the rest before it is.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+const TileShapes kTileShapes;
+
+// The tile registers, for the calling thread, while this lives.
 class Registers {
  public:
-  Registers() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes_per_row[16] = {};
-      uint8_t rows[16] = {};
-    } shape;
-    std::fill_n(shape.bytes_per_row, 8, uint16_t{64});
-    std::fill_n(shape.rows, 8, uint8_t{16});
-    _tile_loadconfig(&shape);
-  }
+  Registers() { _tile_loadconfig(&kTileShapes); }
   ~Registers() { _tile_release(); }
   Registers(const Registers&) = delete;
   Registers& operator=(const Registers&) = delete;
@@ -63,6 +63,20 @@ inline void store(BFloat16* to, __m512 value, __mmask16 lanes) {
   _mm256_mask_storeu_epi16(to, lanes, narrowed(value));
 }
 
+// LeakyReLU as DAN has it.
+constexpr float kSlope = 0.2f;
+inline __m512 leaky(__m512 value) {
+  return _mm512_max_ps(value, _mm512_mul_ps(value, _mm512_set1_ps(kSlope)));
+}
+
+// Which of (3, 3) a pixel is: in the first, an inner or the last row and column.
+inline int64_t edge_case(int64_t y, int64_t x, int64_t h, int64_t w) {
+  const auto along = [](int64_t i, int64_t length) {
+    return i < length - 1 ? std::min<int64_t>(i, 1) : std::min<int64_t>(i, 2);
+  };
+  return along(y, h) * 3 + along(x, w);
+}
+
 // A picture as the convolutions read it: its pixels one after another, with a row of zeros above
 // and below, and a zero pixel after every row, which is the next one's left neighbour too. Results
 // come in the same order, `position` by position: h rows of w + 1, of which the last is nothing.
@@ -77,10 +91,27 @@ struct Flat {
   int64_t steps() const { return ceil_div(positions(), kStep); }
   // The pixel at the centre of a position's taps; that of its first tap is `position` itself.
   int64_t centre(int64_t position) const { return position + row() + 1; }
-  // Pixels that the last step's last tap reaches.
-  int64_t pixels() const { return steps() * kStep + 2 * row() + 2; }
+  // Pixels that the last step's last tap reaches, wherever steps begin.
+  int64_t pixels() const { return (steps() + 1) * kStep + 2 * row() + 2; }
   int64_t numbers() const { return round_up(pixels() * pitch + kDepth, 2 * kTile); }
 
+  int64_t at(int64_t y, int64_t x) const { return (centre(y * row()) + x) * pitch; }
+
+  // A row of `channels` channels, and the zero pixel behind it.
+  void fill_row(const BFloat16* from, int64_t pixel, int64_t channel, int64_t channels,
+                BFloat16* to) const {
+    for (int64_t x = 0; x < w; ++x, from += pixel, to += pitch) {
+      if (channel == 1) {
+        for (int64_t c = 0; c < pitch; c += kSide) {
+          const __m256i numbers = _mm256_maskz_loadu_epi16(first_lanes(channels - c), from + c);
+          _mm256_store_si256(reinterpret_cast<__m256i*>(to + c), numbers);
+        }
+      } else {
+        for (int64_t c = 0; c < pitch; ++c) to[c] = c < channels ? from[c * channel] : BFloat16{0};
+      }
+    }
+    std::fill_n(to, pitch, BFloat16{0});
+  }
   // Zeros above the first row and from the last one's end on.
   void clear_frame(BFloat16* to) const {
     std::memset(to, 0, static_cast<size_t>((row() + 1) * pitch) * sizeof(BFloat16));

@@ -1,5 +1,5 @@
 // Types, layouts and threads of conditional_residual_block; the convolutions are in
-// winograd_tile.cpp.
+// winograd_tile.cpp or, for bfloat16 on matrix tiles, in amx_conditional_residual_block.cpp.
 //
 // A constant condition's share of the first convolution is constant too, apart from the border,
 // where zero padding cuts taps off: nine cases, which enter as a bias. A picture is convolved
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "cpu/amx_blocks.h"
 #include "cpu/winograd.h"
 #include "ops/conditional_residual_block.h"
 
@@ -51,101 +52,28 @@ struct BlockWeights {
   }
 };
 
+// What is small about a block, whichever kernels convolve: its weights as floats, a constant
+// condition's share, and channel attention.
 template <class S>
-class Block {
+class SmallLayers {
  public:
-  explicit Block(const Params& p)
-      : p_(p), kernels_(winograd_kernels()), weights_(p, kernels_), hidden_(p.hidden()),
-        c_padded_(weights_.conv2.padded()), hidden_padded_(weights_.conv1.padded()),
-        threads_(products() < kSerialProducts ? 1 : std::max(p.threads, 1)),
-        tiles_(kernels_.tiles, p.h, p.w, 3), blocks_(tiles_.blocks()),
-        f_{static_cast<S*>(p.f), p.n, p.c, p.h, p.w, p.f_stride},
-        picture_{static_cast<S*>(p.cond), p.n, p.d, p.h, p.w, p.cond_stride},
-        out_{static_cast<S*>(p.out), p.n, p.c, p.h, p.w, p.out_stride},
-        direct_(f_.direct(kernels_.lanes) && out_.direct(kernels_.lanes) &&
-                (p.constant() || picture_.direct(kernels_.lanes))),
-        cond_(p.cond, p.constant() ? p.n * p.d : 0),
+  explicit SmallLayers(const Params& p)
+      : p_(p), hidden_(p.hidden()), cond_(p.cond, p.constant() ? p.n * p.d : 0),
         conv1_weight_(p.conv1_weight, hidden_ * hidden_ * 9), conv1_bias_(p.conv1_bias, hidden_),
-        conv2_weight_(p.conv2_weight, p.c * hidden_ * 9), conv2_bias_(p.conv2_bias, p.c) {
-    const int64_t pixels = p.n * p.h * p.w;
-    const int64_t staged_channels = p.constant() ? c_padded_ : hidden_padded_;
-    const int64_t packed = arena_.reserve(p.packed == nullptr ? weights_.floats() : 0);
-    const int64_t features = arena_.reserve(pixels * hidden_padded_);
-    const int64_t staged = arena_.reserve(direct_ ? 0 : pixels * staged_channels);
-    const int64_t scratch = arena_.reserve(threads_ * scratch_floats());
-    arena_.take();
-    if (p.packed == nullptr) {
-      weights_.pack(p, conv1_weight_.data(), conv2_weight_.data(), threads_, arena_.at(packed));
-    }
-    packed_ = p.packed == nullptr ? arena_.at(packed) : static_cast<const float*>(p.packed);
-    scratch_ = arena_.at(scratch);
-    features_ = dense_pictures(arena_.at(features), p.h, p.w, hidden_padded_);
-    staged_ = dense_pictures(arena_.at(staged), p.h, p.w, staged_channels);
-  }
+        conv2_weight_(p.conv2_weight, p.c * hidden_ * 9), conv2_bias_(p.conv2_bias, p.c) {}
 
-  void run() {
-    Pictures f = staged_, out = staged_, more = {};
-    int channels = static_cast<int>(p_.c), more_channels = 0;
-    if (direct_) {
-      f = f_.pictures(), out = out_.pictures();
-      if (!p_.constant()) more = picture_.pictures(), more_channels = static_cast<int>(p_.d);
-    } else {
-      stage();
-      if (!p_.constant()) channels = static_cast<int>(hidden_);
-    }
-    const std::vector<float> cases = border_cases();
-    std::vector<float> sums(p_.n * blocks_ * hidden_padded_, 0.0f);
-    const auto activate = [&](TileConvolution& job, int64_t n, int64_t block) {
-      job.in = f.at(n), job.more = more.at(n), job.out = features_.at(n);
-      job.channels = channels, job.more_channels = more_channels;
-      job.vectors = weights_.conv1.vectors();
-      job.weights = packed_;
-      kernels_.activate(job, cases.data() + n * 9 * hidden_padded_,
-                        sums.data() + block * hidden_padded_);
-    };
-    tiles_.run(p_.n, threads_, scratch_, scratch_floats(), activate);
-
-    std::vector<float> bias(c_padded_, 0.0f), gates(p_.n * c_padded_, 0.0f);
+  const float* conv1_weight() const { return conv1_weight_.data(); }
+  const float* conv2_weight() const { return conv2_weight_.data(); }
+  std::vector<float> conv2_bias(int64_t padded) const {
+    std::vector<float> bias(padded, 0.0f);
     std::copy_n(conv2_bias_.data(), p_.c, bias.data());
-    for (int64_t n = 0; n < p_.n; ++n) {
-      float* const gate = gates.data() + n * c_padded_;
-      if (p_.gate == nullptr) {
-        attention(sums.data() + n * blocks_ * hidden_padded_, features_.at(n).data, gate);
-      } else {
-        widen_row(static_cast<const S*>(p_.gate) + n * p_.c, 1, gate, p_.c);
-      }
-    }
-    const auto add_residual = [&](TileConvolution& job, int64_t n, int64_t) {
-      job.in = features_.at(n), job.out = out.at(n);
-      job.channels = static_cast<int>(hidden_);
-      job.vectors = weights_.conv2.vectors();
-      job.weights = packed_ + weights_.conv1.floats();
-      kernels_.add_residual(job, bias.data(), gates.data() + n * c_padded_, f.at(n));
-    };
-    tiles_.run(p_.n, threads_, scratch_, scratch_floats(), add_residual);
-    if (!direct_) out_.unstage(staged_, threads_);
+    return bias;
   }
 
- private:
-  int64_t products() const { return p_.n * p_.h * p_.w * hidden_ * p_.c * 18; }
-
-  int64_t scratch_floats() const {
-    return round_up(kernels_.scratch_floats(static_cast<int>(hidden_)), 16);
-  }
-
-  // A picture as condition comes to lie behind f's channels.
-  void stage() const {
-    f_.stage(staged_, threads_);
-    if (p_.constant()) return;
-    Pictures behind = staged_;
-    behind.first.data += p_.c;
-    picture_.stage(behind, threads_);
-  }
-
-  // (n, 3, 3, hidden_padded): conv1's bias and a constant condition's share, for the first, inner
+  // (n, 3, 3, padded): conv1's bias and a constant condition's share, for the first, inner
   // and last row and column.
-  std::vector<float> border_cases() const {
-    std::vector<float> cases(p_.n * 9 * hidden_padded_, 0.0f);
+  std::vector<float> border_cases(int64_t padded) const {
+    std::vector<float> cases(p_.n * 9 * padded, 0.0f);
     const int64_t rows = std::min<int64_t>(p_.h, 3), columns = std::min<int64_t>(p_.w, 3);
     const int64_t constants = p_.constant() ? p_.d : 0;
     for (int64_t n = 0; n < p_.n; ++n) {
@@ -165,7 +93,7 @@ class Block {
                 if (y >= 0 && y < rows && x >= 0 && x < columns) sum += share[u * 3 + v];
               }
             }
-            cases[((n * 3 + i) * 3 + j) * hidden_padded_ + o] = static_cast<float>(sum);
+            cases[((n * 3 + i) * 3 + j) * padded + o] = static_cast<float>(sum);
           }
         }
       }
@@ -173,16 +101,31 @@ class Block {
     return cases;
   }
 
-  // Channel attention of one image, from its blocks' sums of the hidden features.
-  void attention(const float* sums, const float* hidden, float* gate) const {
-    const int64_t width = hidden_padded_, last_row = p_.h - 1, last_column = p_.w - 1;
+  // The gates of image n (padded): given ones, or those of channel attention, from sums (blocks,
+  // width) of its hidden features, and those at(y, x).
+  template <class At>
+  std::vector<float> gates(int64_t n, int64_t padded, const float* sums, int64_t blocks,
+                           int64_t width, At&& at) const {
+    std::vector<float> gates(padded, 0.0f);
+    if (p_.gate == nullptr) {
+      attention(sums, blocks, width, at, gates.data());
+    } else {
+      widen_row(static_cast<const S*>(p_.gate) + n * p_.c, 1, gates.data(), p_.c);
+    }
+    return gates;
+  }
+
+ private:
+  template <class At>
+  void attention(const float* sums, int64_t blocks, int64_t width, At&& at, float* gate) const {
+    const int64_t last_row = p_.h - 1, last_column = p_.w - 1;
     std::vector<double> total(width, 0.0), edges(4 * width, 0.0);
-    for (int64_t block = 0; block < blocks_; ++block) {
+    for (int64_t block = 0; block < blocks; ++block) {
       for (int64_t c = 0; c < width; ++c) total[c] += sums[block * width + c];
     }
     const auto add = [&](int edge, int64_t y, int64_t x) {
-      const float* const pixel = hidden + (y * p_.w + x) * width;
-      for (int64_t c = 0; c < width; ++c) edges[edge * width + c] += pixel[c];
+      const auto* const pixel = at(y, x);
+      for (int64_t c = 0; c < hidden_; ++c) edges[edge * width + c] += widen(pixel[c]);
     };
     for (int64_t x = 0; x < p_.w; ++x) add(0, 0, x), add(1, last_row, x);
     for (int64_t y = 0; y < p_.h; ++y) add(2, y, 0), add(3, y, last_column);
@@ -197,7 +140,7 @@ class Block {
           if (v != 1) sum -= edges[(v == 0 ? 3 : 2) * width + c];
           if (u != 1 && v != 1) {
             const int64_t y = u == 0 ? last_row : 0, x = v == 0 ? last_column : 0;
-            sum += hidden[(y * p_.w + x) * width + c];
+            sum += widen(at(y, x)[c]);
           }
           touched[c][u * 3 + v] = sum;
         }
@@ -232,36 +175,197 @@ class Block {
   }
 
   const Params& p_;
+  const int64_t hidden_;
+  const Widened<S> cond_, conv1_weight_, conv1_bias_, conv2_weight_, conv2_bias_;
+};
+
+template <class S>
+class Block {
+ public:
+  explicit Block(const Params& p)
+      : p_(p), kernels_(winograd_kernels()), weights_(p, kernels_), layers_(p), hidden_(p.hidden()),
+        c_padded_(weights_.conv2.padded()), hidden_padded_(weights_.conv1.padded()),
+        threads_(products() < kSerialProducts ? 1 : std::max(p.threads, 1)),
+        tiles_(kernels_.tiles, p.h, p.w, 3), blocks_(tiles_.blocks()),
+        f_{static_cast<S*>(p.f), p.n, p.c, p.h, p.w, p.f_stride},
+        picture_{static_cast<S*>(p.cond), p.n, p.d, p.h, p.w, p.cond_stride},
+        out_{static_cast<S*>(p.out), p.n, p.c, p.h, p.w, p.out_stride},
+        direct_(f_.direct(kernels_.lanes) && out_.direct(kernels_.lanes) &&
+                (p.constant() || picture_.direct(kernels_.lanes))) {
+    const int64_t pixels = p.n * p.h * p.w;
+    const int64_t staged_channels = p.constant() ? c_padded_ : hidden_padded_;
+    const int64_t packed = arena_.reserve(p.packed == nullptr ? weights_.floats() : 0);
+    const int64_t features = arena_.reserve(pixels * hidden_padded_);
+    const int64_t staged = arena_.reserve(direct_ ? 0 : pixels * staged_channels);
+    const int64_t scratch = arena_.reserve(threads_ * scratch_floats());
+    arena_.take();
+    if (p.packed == nullptr) {
+      weights_.pack(p, layers_.conv1_weight(), layers_.conv2_weight(), threads_,
+                    arena_.at(packed));
+    }
+    packed_ = p.packed == nullptr ? arena_.at(packed) : static_cast<const float*>(p.packed);
+    scratch_ = arena_.at(scratch);
+    features_ = dense_pictures(arena_.at(features), p.h, p.w, hidden_padded_);
+    staged_ = dense_pictures(arena_.at(staged), p.h, p.w, staged_channels);
+  }
+
+  void run() {
+    Pictures f = staged_, out = staged_, more = {};
+    int channels = static_cast<int>(p_.c), more_channels = 0;
+    if (direct_) {
+      f = f_.pictures(), out = out_.pictures();
+      if (!p_.constant()) more = picture_.pictures(), more_channels = static_cast<int>(p_.d);
+    } else {
+      stage();
+      if (!p_.constant()) channels = static_cast<int>(hidden_);
+    }
+    const std::vector<float> cases = layers_.border_cases(hidden_padded_);
+    std::vector<float> sums(p_.n * blocks_ * hidden_padded_, 0.0f);
+    const auto activate = [&](TileConvolution& job, int64_t n, int64_t block) {
+      job.in = f.at(n), job.more = more.at(n), job.out = features_.at(n);
+      job.channels = channels, job.more_channels = more_channels;
+      job.vectors = weights_.conv1.vectors();
+      job.weights = packed_;
+      kernels_.activate(job, cases.data() + n * 9 * hidden_padded_,
+                        sums.data() + block * hidden_padded_);
+    };
+    tiles_.run(p_.n, threads_, scratch_, scratch_floats(), activate);
+
+    const std::vector<float> bias = layers_.conv2_bias(c_padded_);
+    std::vector<std::vector<float>> gates;
+    for (int64_t n = 0; n < p_.n; ++n) {
+      const Picture hidden = features_.at(n);
+      gates.push_back(layers_.gates(
+          n, c_padded_, sums.data() + n * blocks_ * hidden_padded_, blocks_, hidden_padded_,
+          [&](int64_t y, int64_t x) { return hidden.data + y * hidden.row + x * hidden.pixel; }));
+    }
+    const auto add_residual = [&](TileConvolution& job, int64_t n, int64_t) {
+      job.in = features_.at(n), job.out = out.at(n);
+      job.channels = static_cast<int>(hidden_);
+      job.vectors = weights_.conv2.vectors();
+      job.weights = packed_ + weights_.conv1.floats();
+      kernels_.add_residual(job, bias.data(), gates[n].data(), f.at(n));
+    };
+    tiles_.run(p_.n, threads_, scratch_, scratch_floats(), add_residual);
+    if (!direct_) out_.unstage(staged_, threads_);
+  }
+
+ private:
+  int64_t products() const { return p_.n * p_.h * p_.w * hidden_ * p_.c * 18; }
+
+  int64_t scratch_floats() const {
+    return round_up(kernels_.scratch_floats(static_cast<int>(hidden_)), 16);
+  }
+
+  // A picture as condition comes to lie behind f's channels.
+  void stage() const {
+    f_.stage(staged_, threads_);
+    if (p_.constant()) return;
+    Pictures behind = staged_;
+    behind.first.data += p_.c;
+    picture_.stage(behind, threads_);
+  }
+
+  const Params& p_;
   const WinogradTile kernels_;
   const BlockWeights weights_;
+  const SmallLayers<S> layers_;
   const int64_t hidden_, c_padded_, hidden_padded_;
   const int threads_;
   const TileBlocks tiles_;
   const int64_t blocks_;
   const StridedPictures<S> f_, picture_, out_;
   const bool direct_;
-  const Widened<S> cond_, conv1_weight_, conv1_bias_, conv2_weight_, conv2_bias_;
   Arena arena_;
   const float* packed_;
   float* scratch_;
   Pictures features_, staged_;  // after the first convolution; f (and cond), then out
 };
 
+#ifdef PYSR_AMX
+// Matrix tiles multiply bfloat16; they take a constant condition.
+bool on_matrix_tiles(const Params& p) {
+  return isa() == Isa::amx && p.dtype == DType::bfloat16 && p.constant();
+}
+
+void pack_for_matrix_tiles(const Params& p, BFloat16* to) {
+  amx::pack_block(static_cast<const BFloat16*>(p.conv1_weight),
+                  static_cast<const BFloat16*>(p.conv2_weight), p.c, p.d, to);
+}
+
+void run_on_matrix_tiles(const Params& p) {
+  const int64_t hidden = p.hidden(), bands = amx::block_bands(p.h, p.w);
+  const int64_t padded = amx::block_padded(hidden), c_padded = amx::block_padded(p.c);
+  const bool serial = p.n * p.h * p.w * hidden * p.c * 18 < kSerialProducts;
+  const int threads = serial ? 1 : std::max(p.threads, 1);
+  const SmallLayers<BFloat16> layers(p);
+  Arena arena;
+  const auto floats_of = [](int64_t numbers) { return ceil_div(numbers, 2); };
+  const int64_t scratch_floats = round_up(amx::block_scratch(p.h, p.w, p.c) / 4 + 1, 16);
+  const int64_t packed =
+      arena.reserve(p.packed == nullptr ? floats_of(amx::block_weights(p.c, p.d)) : 0);
+  const int64_t features = arena.reserve(p.n * floats_of(amx::block_hidden(p.h, p.w, hidden)));
+  const int64_t scratch = arena.reserve(threads * scratch_floats);
+  arena.take();
+  amx::BlockPictures pictures{};
+  pictures.n = p.n, pictures.c = p.c, pictures.d = p.d, pictures.h = p.h, pictures.w = p.w;
+  pictures.packed = static_cast<const BFloat16*>(p.packed);
+  if (p.packed == nullptr) {
+    BFloat16* const here = reinterpret_cast<BFloat16*>(arena.at(packed));
+    pack_for_matrix_tiles(p, here);
+    pictures.packed = here;
+  }
+  pictures.f = static_cast<const BFloat16*>(p.f), pictures.f_stride = p.f_stride;
+  pictures.out = static_cast<BFloat16*>(p.out), pictures.out_stride = p.out_stride;
+  pictures.hidden = reinterpret_cast<BFloat16*>(arena.at(features));
+
+  const std::vector<float> cases = layers.border_cases(padded), bias = layers.conv2_bias(c_padded);
+  std::vector<float> sums(p.n * bands * padded);
+  for (int64_t n = 0; n < p.n; ++n) amx::block_clear_frame(pictures, n);
+  parallel_for(p.n * bands, threads, [&](int64_t item, int worker) {
+    amx::block_activate(pictures, item / bands, item % bands,
+                        cases.data() + item / bands * 9 * padded, sums.data() + item * padded,
+                        arena.at(scratch) + worker * scratch_floats);
+  });
+  std::vector<std::vector<float>> gates;
+  for (int64_t n = 0; n < p.n; ++n) {
+    gates.push_back(layers.gates(
+        n, c_padded, sums.data() + n * bands * padded, bands, padded,
+        [&](int64_t y, int64_t x) { return amx::block_hidden_pixel(pictures, n, y, x); }));
+  }
+  parallel_for(p.n * bands, threads, [&](int64_t item, int) {
+    amx::block_add_residual(pictures, item / bands, item % bands, bias.data(),
+                            gates[item / bands].data());
+  });
+}
+#endif
+
 }  // namespace
 
 void conditional_residual_block_cpu(const Params& p) {
   check(p.valid(), "conditional_residual_block: sizes, dtype or pointers out of range");
+#ifdef PYSR_AMX
+  if (on_matrix_tiles(p)) return run_on_matrix_tiles(p);
+#endif
   dispatch_float(p.dtype, [&](auto type) { Block<typename decltype(type)::type>(p).run(); });
 }
 
 int64_t conditional_residual_block_packed_cpu(const Params& p) {
   check(p.valid_weights(), "conditional_residual_block: weights out of range");
+#ifdef PYSR_AMX
+  if (on_matrix_tiles(p)) {
+    return amx::block_weights(p.c, p.d) * static_cast<int64_t>(sizeof(BFloat16));
+  }
+#endif
   return BlockWeights(p, winograd_kernels()).floats() * static_cast<int64_t>(sizeof(float));
 }
 
 void conditional_residual_block_pack_cpu(const Params& p) {
   check(p.valid_weights() && p.packed != nullptr,
         "conditional_residual_block: weights out of range");
+#ifdef PYSR_AMX
+  if (on_matrix_tiles(p)) return pack_for_matrix_tiles(p, static_cast<BFloat16*>(p.packed));
+#endif
   const WinogradTile kernels = winograd_kernels();
   dispatch_float(p.dtype, [&](auto type) {
     using S = typename decltype(type)::type;

@@ -1,6 +1,9 @@
 """DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
-What remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
+On processors with matrix tiles for it (AMX) the Restorer's blocks run in bfloat16, and what lies
+around them by torch, whose convolutions use the tiles too.
+
+What else remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
 and the border of the published upscaling. On GPUs the Estimator does as well: it stays in float32,
 for which cuDNN has tensor cores (TF32) and we do not.
 """
@@ -19,6 +22,7 @@ from pysr.engines.native_layers import Block, ConvShuffle, StridedHead
 from pysr.engines.torch_engine import PRECISIONS, TorchEngine
 from pysr.nets import DAN
 from pysr.nets.dan import whitened
+from pysr.ops.mixed_residual_block import on_matrix_tiles
 
 
 class NativeEngine(TorchEngine):
@@ -32,22 +36,32 @@ class NativeEngine(TorchEngine):
     def obstacle(device: torch.device, precision: str = "float32") -> str:
         if device.type not in _ext.DEVICES:
             return f"no compiled kernels for {device.type}"
-        if device.type == "cpu" and precision != "float32":
-            return f"computes in float32 on the CPU, not in {precision}"
-        return ""
+        if device.type != "cpu" or precision == "float32":
+            return ""
+        if precision == "bfloat16":
+            return "" if on_matrix_tiles(device) else "has no matrix tiles (AMX) here for bfloat16"
+        return f"computes in float32 or bfloat16 on the CPU, not in {precision}"
 
     @torch.inference_mode()
     def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
         super().__init__(model, device, precision)
         restorer, estimator = self.model.Restorer, self.model.Estimator
         dtype = PRECISIONS[precision]
-        self._head = ConvShuffle.of(restorer.head, dtype)
         self._body = [Block(block, dtype, constant=True) for block in restorer.body]
-        self._fusion = ConvShuffle.of(restorer.fusion, dtype)
-        if model.config.compact_tail:
-            self._upscale = ConvShuffle.of(restorer.upscale[0], dtype, model.config.scale)
+        if device.type == "cpu" and precision == "bfloat16":
+            restorer = self._restorer
+            self._head, self._fusion, self._upscale = (
+                restorer.head,
+                restorer.fusion,
+                restorer.upscale,
+            )
         else:
-            self._upscale = LinearUpscaling(restorer.upscale, dtype)
+            self._head = ConvShuffle.of(restorer.head, dtype)
+            self._fusion = ConvShuffle.of(restorer.fusion, dtype)
+            if model.config.compact_tail:
+                self._upscale = ConvShuffle.of(restorer.upscale[0], dtype, model.config.scale)
+            else:
+                self._upscale = LinearUpscaling(restorer.upscale, dtype)
         # As in the torch engine, the Estimator stays in float32.
         self._estimator_head = StridedHead(estimator.head_HR)
         self._estimator_body = [

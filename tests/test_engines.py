@@ -11,6 +11,7 @@ import pysr
 from pysr import _ext
 from pysr.engines import ENGINES, ExportError, candidates, export_onnx, onnx_export
 from pysr.nets import DAN, DANConfig, load_model
+from pysr.ops.mixed_residual_block import on_matrix_tiles
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -22,7 +23,8 @@ def pair(request, cache):
     if obstacle:
         pytest.skip(obstacle)
     return [
-        pysr.load("dan-lite-x2", device="cpu", engine=name) for name in ("torch", request.param)
+        pysr.load("dan-lite-x2", device="cpu", engine=name, precision="float32")
+        for name in ("torch", request.param)
     ]
 
 
@@ -119,5 +121,12 @@ def test_engines_say_what_they_lack(monkeypatch):
     assert candidates("auto", torch.device("cpu"))[0] == ("torch", "float32")
 
 
-def test_auto_takes_the_native_kernels_on_a_cpu():
-    assert "native" in pysr.load("dan-lite-x2", device="cpu").engine.describe()
+def test_auto_takes_the_native_kernels_on_a_cpu_in_its_fastest_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    fastest = "bfloat16" if on_matrix_tiles(cpu) else "float32"
+    described = pysr.load("dan-lite-x2", device="cpu").engine.describe()
+    assert "native" in described and fastest in described
+    monkeypatch.setattr(_ext, "isa", lambda: "avx512")
+    assert candidates("auto", cpu)[0] == ("native", "float32")
+    with pytest.raises(ValueError, match="engine native: has no matrix tiles"):
+        candidates("native", cpu, "bfloat16")

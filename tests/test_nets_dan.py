@@ -119,7 +119,9 @@ def test_a_network_of_another_scale_begins_with_the_same_picture_sampled_elsewhe
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"features": 8}, {"blocks": 1}, {"scale": 3}, {"code_length": 8}])
+@pytest.mark.parametrize(
+    "changes", [{"features": 8}, {"blocks": 1}, {"scale": 3}, {"code_length": 8}]
+)
 def test_a_network_grows_by_blocks_and_features_alone(changes):
     with pytest.raises(ValueError, match="or another blocks, estimator_blocks, features|at least"):
         grown(small(), dataclasses.replace(SMALL, **changes))

@@ -8,6 +8,7 @@ from pysr import _ext
 from pysr.nets.dan import ConditionalResidualBlock
 from pysr.ops import conditional_residual_block, pack_conditional_residual_block
 from pysr.ops.conditional_residual_block import conditional_residual_block_reference
+from pysr.ops.mixed_residual_block import on_matrix_tiles
 
 # N, C, D, H, W, R. Sizes around the tiles (4 x 4, 24 at once; 16 x 16 on CUDA) and the vectors (4,
 # 8, 16 channels).
@@ -49,9 +50,10 @@ def exact(*tensors):
     return conditional_residual_block_reference(*wide)
 
 
-def narrows(device, dtype):
-    """Tensor cores take the hidden features in dtype."""
-    return device.type == "cuda" and dtype != torch.float32
+def narrows(device, dtype, *, constant=True):
+    """Tensor cores and matrix tiles take the hidden features in dtype."""
+    tiles = on_matrix_tiles(device) and constant and dtype == torch.bfloat16
+    return tiles or (device.type == "cuda" and dtype != torch.float32)
 
 
 def test_by_hand(device):
@@ -86,22 +88,28 @@ def test_matches_reference(case, picture, dtype, device):
     gate = torch.linspace(-1, 2, case[0] * case[1]).view(case[:2]).to(device, dtype)
     for given in (tensors, [*tensors, gate]):
         out = conditional_residual_block(*given)
-        assert_matches(out.cpu(), exact(*given), dtype, rounded_between=narrows(device, dtype))
+        rounded = narrows(device, dtype, constant=not picture)
+        assert_matches(out.cpu(), exact(*given), dtype, rounded_between=rounded)
         assert out.is_contiguous()
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("picture", [False, True], ids=["constant", "picture"])
-def test_packed_and_in_place(picture, device):
+def test_packed_and_in_place(picture, bfloat16, device):
     """Neither changes a bit, in any layout."""
     for case in ((2, 16, 32, 9, 13, 2), (1, 5, 3, 6, 5, 1)):
         f, cond, *weights = make(*case, device=device, picture=picture)
-        expected = conditional_residual_block(f, cond, *weights)
-        packed = pack_conditional_residual_block(weights[0], weights[2], constant=not picture)
+        options = {"bfloat16": bfloat16}
+        expected = conditional_residual_block(f, cond, *weights, **options)
+        packed = pack_conditional_residual_block(
+            weights[0], weights[2], constant=not picture, **options
+        )
         for layout in (torch.contiguous_format, torch.channels_last):
             given = f.clone(memory_format=layout)
             if picture:
                 cond = cond.contiguous(memory_format=layout)
-            out = conditional_residual_block(given, cond, *weights, packed=packed, inplace=True)
+            options |= {"packed": packed, "inplace": True}
+            out = conditional_residual_block(given, cond, *weights, **options)
             assert out is given
             assert torch.equal(out, expected)
 
@@ -113,8 +121,23 @@ def test_a_picture_that_is_constant(device):
     torch.testing.assert_close(conditional_residual_block(f, stretched, *weights), expected)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_multiplied_in_bfloat16(case, device):
+    """Weights and features between the convolutions are rounded, what they are added to is not."""
+    tensors = make(*case, device=device)
+    gate = torch.linspace(-1, 2, case[0] * case[1]).view(case[:2]).to(device)
+    for given in (tensors, [*tensors, gate]):
+        out = conditional_residual_block(*given, bfloat16=True)
+        if not on_matrix_tiles(device):
+            assert torch.equal(out, conditional_residual_block(*given))
+            continue
+        f, expected = tensors[0].double(), exact(*given)
+        assert 0 < (out - expected).norm() < 2**-7 * (expected - f).norm()
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_strided_inputs(dtype, device):
+def test_strided_inputs(dtype, bfloat16, device):
     large, cond, *weights = make(4, 33, 6, 20, 30, 2, dtype=dtype, device=device)
     weights = make(1, 16, 6, 1, 1, 2, dtype=dtype, device=device)[2:]
     weights[0] = weights[0].transpose(2, 3)
@@ -133,11 +156,12 @@ def test_strided_inputs(dtype, device):
     }
     for name, (f, condition) in views.items():
         assert not f.is_contiguous(), name
-        out = conditional_residual_block(f, condition, *weights)
+        out = conditional_residual_block(f, condition, *weights, bfloat16=bfloat16)
         assert out.stride() == torch.empty_like(f).stride(), name
         plain = (f.contiguous(), condition.contiguous(), *plain_weights)
-        assert torch.equal(out, conditional_residual_block(*plain)), name
-        assert_matches(out.cpu(), exact(*plain), dtype, rounded_between=narrows(device, dtype))
+        assert torch.equal(out, conditional_residual_block(*plain, bfloat16=bfloat16)), name
+        if not bfloat16:
+            assert_matches(out.cpu(), exact(*plain), dtype, rounded_between=narrows(device, dtype))
 
 
 def test_accuracy(device):
@@ -166,7 +190,7 @@ def test_gradients_are_refused(device):
     tensors[2].requires_grad_()
     with pytest.raises(RuntimeError, match="inference.*train pysr.nets.dan"):
         conditional_residual_block(*tensors)
-    out = torch.ops.pysr.conditional_residual_block(*tensors, None, None)
+    out = torch.ops.pysr.conditional_residual_block(*tensors, None, None, False)
     with pytest.raises(RuntimeError, match="inference.*train pysr.nets.dan"):
         out.sum().backward()
     with torch.no_grad():
@@ -178,7 +202,7 @@ def test_opcheck(layout, device):
     tensors = make(2, 5, 3, 9, 8, 2, device=device)
     tensors[0] = tensors[0].contiguous(memory_format=layout)
     for gate in (None, torch.rand(2, 5, device=device)):
-        given = (*tensors, gate, None)
+        given = (*tensors, gate, None, False)
         torch.library.opcheck(torch.ops.pysr.conditional_residual_block, given)
         torch.library.opcheck(torch.ops.pysr.conditional_residual_block_, given)
 
@@ -197,9 +221,12 @@ def test_compile(dynamic, backend, device):
         torch.testing.assert_close(compiled(f, *others), expected)
 
 
-def test_same_bits_for_any_number_of_threads():
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_same_bits_for_any_number_of_threads(bfloat16):
     tensors = make(2, 32, 6, 65, 50, 2)
-    first, *others = with_threads((1, 2, 5), lambda: conditional_residual_block(*tensors))
+    first, *others = with_threads(
+        (1, 2, 5), lambda: conditional_residual_block(*tensors, bfloat16=bfloat16)
+    )
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -285,6 +312,7 @@ def test_errors(position, value, error, message):
     for function in (conditional_residual_block, torch.ops.pysr.conditional_residual_block):
         if function is not conditional_residual_block and not isinstance(value, torch.Tensor):
             continue
+        options = () if function is conditional_residual_block else (False,)
         with pytest.raises(error) as raised:
-            function(*arguments)
+            function(*arguments, *options)
         assert message in str(raised.value)

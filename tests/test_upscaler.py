@@ -14,7 +14,7 @@ from pysr.upscaler import Upscaler, informative_crops
 
 @pytest.fixture(scope="module")
 def upscaler():
-    return pysr.load("dan-lite-x2", device="cpu")
+    return pysr.load("dan-lite-x2", device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")

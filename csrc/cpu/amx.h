@@ -77,6 +77,12 @@ inline int64_t edge_case(int64_t y, int64_t x, int64_t h, int64_t w) {
   return along(y, h) * 3 + along(x, w);
 }
 
+// The same of floats, which keep all their bits.
+inline __m512 load(const float* from, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, from); }
+inline void store(float* to, __m512 value, __mmask16 lanes) {
+  _mm512_mask_storeu_ps(to, lanes, value);
+}
+
 // A picture as the convolutions read it: its pixels one after another, with a row of zeros above
 // and below, and a zero pixel after every row, which is the next one's left neighbour too. Results
 // come in the same order, `position` by position: h rows of w + 1, of which the last is nothing.
@@ -97,17 +103,19 @@ struct Flat {
 
   int64_t at(int64_t y, int64_t x) const { return (centre(y * row()) + x) * pitch; }
 
-  // A row of `channels` channels, and the zero pixel behind it.
-  void fill_row(const BFloat16* from, int64_t pixel, int64_t channel, int64_t channels,
+  // A row of `channels` channels, which lie `channel` numbers apart, and the zero pixel behind it.
+  template <class S>
+  void fill_row(const S* from, int64_t pixel, int64_t channel, int64_t channels,
                 BFloat16* to) const {
     for (int64_t x = 0; x < w; ++x, from += pixel, to += pitch) {
       if (channel == 1) {
         for (int64_t c = 0; c < pitch; c += kSide) {
-          const __m256i numbers = _mm256_maskz_loadu_epi16(first_lanes(channels - c), from + c);
-          _mm256_store_si256(reinterpret_cast<__m256i*>(to + c), numbers);
+          store(to + c, load(from + c, first_lanes(channels - c)));
         }
       } else {
-        for (int64_t c = 0; c < pitch; ++c) to[c] = c < channels ? from[c * channel] : BFloat16{0};
+        for (int64_t c = 0; c < pitch; ++c) {
+          to[c] = c < channels ? Narrow<BFloat16>::from(widen(from[c * channel])) : BFloat16{0};
+        }
       }
     }
     std::fill_n(to, pitch, BFloat16{0});

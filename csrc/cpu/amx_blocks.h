@@ -14,30 +14,34 @@ namespace amx {
 
 // The weights of conditional_residual_block, packed: both convolutions', first and second.
 int64_t block_weights(int64_t c, int64_t d);  // in numbers
-void pack_block(const BFloat16* conv1, const BFloat16* conv2, int64_t c, int64_t d, BFloat16* to);
+void pack_block(const float* conv1, const float* conv2, int64_t c, int64_t d, BFloat16* to);
 
-// Pictures of one block; those of n pictures and their sums lie one after another.
+// The pictures of one block, of floats or bfloat16; their hidden features lie one after another.
+template <class S>
 struct BlockPictures {
   int64_t n, c, d, h, w;
   const BFloat16* packed;
-  const BFloat16* f;
-  BFloat16* out;
+  const S* f;
+  S* out;
   const int64_t *f_stride, *out_stride;
   BFloat16* hidden;  // block_hidden(h, w, c + d) numbers each
 
-  int64_t channels() const { return c + d; }
 };
 int64_t block_hidden(int64_t h, int64_t w, int64_t channels);
 int64_t block_padded(int64_t channels);  // channels of a pixel of `hidden`, or of sums and biases
 int64_t block_bands(int64_t h, int64_t w);  // parts of a picture that are worked on at once
 int64_t block_scratch(int64_t h, int64_t w, int64_t c);  // in bytes
-const BFloat16* block_hidden_pixel(const BlockPictures& p, int64_t n, int64_t y, int64_t x);
-void block_clear_frame(const BlockPictures& p, int64_t n);
+// Where the pixel (y, x) of a picture's hidden features lies.
+int64_t block_hidden_at(int64_t h, int64_t w, int64_t channels, int64_t y, int64_t x);
+// The zeros around them.
+void block_clear_frame(int64_t h, int64_t w, int64_t channels, BFloat16* hidden);
 // hidden = LeakyReLU(conv1(f) + cases), cases being (3, 3, padded); and its sums (padded).
-void block_activate(const BlockPictures& p, int64_t n, int64_t band, const float* cases,
+template <class S>
+void block_activate(const BlockPictures<S>& p, int64_t n, int64_t band, const float* cases,
                     float* sums, void* scratch);
 // out = f + gates * (conv2(hidden) + bias), both padded.
-void block_add_residual(const BlockPictures& p, int64_t n, int64_t band, const float* bias,
+template <class S>
+void block_add_residual(const BlockPictures<S>& p, int64_t n, int64_t band, const float* bias,
                         const float* gates);
 
 // mixed_residual_block, picture by picture.

@@ -1,4 +1,4 @@
-// conditional_residual_block of bfloat16 pictures under a constant condition, by matrix tiles: the
+// conditional_residual_block in bfloat16 under a constant condition, by matrix tiles: the
 // two convolutions and what is stored with them. A picture is cut into bands of rows; a thread
 // stages a band of f in its own cache, the hidden features lie in memory.
 #include <algorithm>
@@ -22,55 +22,61 @@ int64_t band_rows(int64_t h, int64_t w) {
 // A band of a picture: rows [top, top + height).
 struct Band {
   int64_t top, height;
-  Band(const BlockPictures& p, int64_t band)
-      : top(band * band_rows(p.h, p.w)), height(std::min(band_rows(p.h, p.w), p.h - top)) {}
+  Band(int64_t h, int64_t w, int64_t band)
+      : top(band * band_rows(h, w)), height(std::min(band_rows(h, w), h - top)) {}
 };
 
 PackedWeights shape1(int64_t c, int64_t d) { return {c, c + d}; }
 PackedWeights shape2(int64_t c, int64_t d) { return {c + d, c}; }
 
-BFloat16* hidden(const BlockPictures& p, int64_t n) {
-  return p.hidden + n * block_hidden(p.h, p.w, p.channels());
+template <class S>
+BFloat16* hidden(const BlockPictures<S>& p, int64_t n) {
+  return p.hidden + n * block_hidden(p.h, p.w, p.c + p.d);
 }
 
 }  // namespace
 
-int64_t block_weights(int64_t c, int64_t d) { return shape1(c, d).numbers() + shape2(c, d).numbers(); }
+int64_t block_weights(int64_t c, int64_t d) {
+  return shape1(c, d).numbers() + shape2(c, d).numbers();
+}
 
-void pack_block(const BFloat16* conv1, const BFloat16* conv2, int64_t c, int64_t d, BFloat16* to) {
-  const auto of = [c, d](const BFloat16* weight) {
+void pack_block(const float* conv1, const float* conv2, int64_t c, int64_t d, BFloat16* to) {
+  const auto of = [c, d](const float* weight) {
     return [weight, inputs = c + d](int64_t o, int64_t i, int64_t u, int64_t v) {
-      return widen(weight[((o * inputs + i) * 3 + u) * 3 + v]);
+      return weight[((o * inputs + i) * 3 + u) * 3 + v];
     };
   };
   shape1(c, d).pack(to, of(conv1));
   shape2(c, d).pack(to + shape1(c, d).numbers(), of(conv2));
 }
 
-int64_t block_hidden(int64_t h, int64_t w, int64_t channels) { return Flat(h, w, channels).numbers(); }
+int64_t block_hidden(int64_t h, int64_t w, int64_t channels) {
+  return Flat(h, w, channels).numbers();
+}
 int64_t block_padded(int64_t channels) { return round_up(channels, kSide); }
 int64_t block_bands(int64_t h, int64_t w) { return ceil_div(h, band_rows(h, w)); }
 int64_t block_scratch(int64_t h, int64_t w, int64_t c) {
   return Flat(band_rows(h, w), w, c).numbers() * static_cast<int64_t>(sizeof(BFloat16));
 }
-const BFloat16* block_hidden_pixel(const BlockPictures& p, int64_t n, int64_t y, int64_t x) {
-  return hidden(p, n) + Flat(p.h, p.w, p.channels()).at(y, x);
+int64_t block_hidden_at(int64_t h, int64_t w, int64_t channels, int64_t y, int64_t x) {
+  return Flat(h, w, channels).at(y, x);
 }
-void block_clear_frame(const BlockPictures& p, int64_t n) {
-  Flat(p.h, p.w, p.channels()).clear_frame(hidden(p, n));
+void block_clear_frame(int64_t h, int64_t w, int64_t channels, BFloat16* hidden) {
+  Flat(h, w, channels).clear_frame(hidden);
 }
 
-void block_activate(const BlockPictures& p, int64_t n, int64_t band, const float* cases,
+template <class S>
+void block_activate(const BlockPictures<S>& p, int64_t n, int64_t band, const float* cases,
                     float* sums, void* scratch) {
   const Registers registers;
-  const Band rows(p, band);
-  const Flat staged(rows.height, p.w, p.c), whole(p.h, p.w, p.channels());
+  const Band rows(p.h, p.w, band);
+  const Flat staged(rows.height, p.w, p.c), whole(p.h, p.w, p.c + p.d);
   BFloat16* const from = static_cast<BFloat16*>(scratch);
   staged.clear_frame(from);
   const int64_t above = std::min<int64_t>(rows.top, 1);
   const int64_t below = std::min<int64_t>(p.h - rows.top - rows.height, 1);
   for (int64_t y = -above; y < rows.height + below; ++y) {
-    const BFloat16* const row = p.f + n * p.f_stride[0] + (rows.top + y) * p.f_stride[2];
+    const S* const row = p.f + n * p.f_stride[0] + (rows.top + y) * p.f_stride[2];
     staged.fill_row(row, p.f_stride[3], p.f_stride[1], p.c, from + staged.at(y, 0));
   }
   BFloat16* const to = hidden(p, n) + whole.at(rows.top, 0);
@@ -97,11 +103,12 @@ void block_activate(const BlockPictures& p, int64_t n, int64_t band, const float
   });
 }
 
-void block_add_residual(const BlockPictures& p, int64_t n, int64_t band, const float* bias,
+template <class S>
+void block_add_residual(const BlockPictures<S>& p, int64_t n, int64_t band, const float* bias,
                         const float* gates) {
   const Registers registers;
-  const Band rows(p, band);
-  const Flat part(rows.height, p.w, p.channels());
+  const Band rows(p.h, p.w, band);
+  const Flat part(rows.height, p.w, p.c + p.d);
   // The pixel that its first position's first tap sees.
   const BFloat16* const from = hidden(p, n) + rows.top * part.row() * part.pitch;
   const int64_t outputs = p.c;
@@ -112,23 +119,32 @@ void block_add_residual(const BlockPictures& p, int64_t n, int64_t band, const f
     for (int64_t i = half; i < half + kSide; ++i, tile += kSide) {
       if (spots.x[i] == p.w) continue;
       const int64_t y = rows.top + spots.y[i], x = spots.x[i];
-      const BFloat16* const f =
+      const S* const f =
           p.f + n * p.f_stride[0] + channel * p.f_stride[1] + y * p.f_stride[2] + x * p.f_stride[3];
-      BFloat16* const out = p.out + n * p.out_stride[0] + channel * p.out_stride[1] +
-                            y * p.out_stride[2] + x * p.out_stride[3];
+      S* const out = p.out + n * p.out_stride[0] + channel * p.out_stride[1] +
+                     y * p.out_stride[2] + x * p.out_stride[3];
       const __m512 residual = _mm512_add_ps(_mm512_load_ps(tile), more);
       if (p.f_stride[1] == 1 && p.out_stride[1] == 1) {
         store(out, _mm512_fmadd_ps(residual, gate, load(f, lanes)), lanes);
         continue;
       }
       const int64_t count = std::min(kSide, outputs - channel);
-      alignas(64) BFloat16 numbers[kSide];
+      alignas(64) S numbers[kSide];
       for (int64_t c = 0; c < count; ++c) numbers[c] = f[c * p.f_stride[1]];
       store(numbers, _mm512_fmadd_ps(residual, gate, load(numbers, lanes)), lanes);
       for (int64_t c = 0; c < count; ++c) out[c * p.out_stride[1]] = numbers[c];
     }
   });
 }
+
+template void block_activate(const BlockPictures<float>&, int64_t, int64_t, const float*, float*,
+                             void*);
+template void block_activate(const BlockPictures<BFloat16>&, int64_t, int64_t, const float*,
+                             float*, void*);
+template void block_add_residual(const BlockPictures<float>&, int64_t, int64_t, const float*,
+                                 const float*);
+template void block_add_residual(const BlockPictures<BFloat16>&, int64_t, int64_t, const float*,
+                                 const float*);
 
 }  // namespace amx
 }  // namespace pysr

@@ -57,10 +57,15 @@ struct BlockWeights {
 template <class S>
 class SmallLayers {
  public:
-  explicit SmallLayers(const Params& p)
+  // rounded: the second convolution multiplies by its weights in bfloat16.
+  explicit SmallLayers(const Params& p, bool rounded = false)
       : p_(p), hidden_(p.hidden()), cond_(p.cond, p.constant() ? p.n * p.d : 0),
         conv1_weight_(p.conv1_weight, hidden_ * hidden_ * 9), conv1_bias_(p.conv1_bias, hidden_),
-        conv2_weight_(p.conv2_weight, p.c * hidden_ * 9), conv2_bias_(p.conv2_bias, p.c) {}
+        conv2_weight_(p.conv2_weight, p.c * hidden_ * 9), conv2_bias_(p.conv2_bias, p.c) {
+    for (int64_t i = 0; rounded && i < p.c * hidden_ * 9; ++i) {
+      rounded_.push_back(widen(Narrow<BFloat16>::from(conv2_weight_.data()[i])));
+    }
+  }
 
   const float* conv1_weight() const { return conv1_weight_.data(); }
   const float* conv2_weight() const { return conv2_weight_.data(); }
@@ -146,10 +151,11 @@ class SmallLayers {
         }
       }
     }
+    const float* const weights = rounded_.empty() ? conv2_weight_.data() : rounded_.data();
     std::vector<double> mean(p_.c), reduced(p_.r);
     const double pixels = static_cast<double>(p_.h) * static_cast<double>(p_.w);
     for (int64_t o = 0; o < p_.c; ++o) {
-      const float* const weight = conv2_weight_.data() + o * hidden_ * 9;
+      const float* const weight = weights + o * hidden_ * 9;
       TapSums sum{};
       for (int64_t c = 0; c < hidden_; ++c) {
         for (int tap = 0; tap < 9; ++tap) sum[tap] += weight[c * 9 + tap] * touched[c][tap];
@@ -177,6 +183,7 @@ class SmallLayers {
   const Params& p_;
   const int64_t hidden_;
   const Widened<S> cond_, conv1_weight_, conv1_bias_, conv2_weight_, conv2_bias_;
+  std::vector<float> rounded_;  // conv2's weights
 };
 
 template <class S>
@@ -282,46 +289,46 @@ class Block {
   Pictures features_, staged_;  // after the first convolution; f (and cond), then out
 };
 
-#ifdef PYSR_AMX
 // Matrix tiles multiply bfloat16; they take a constant condition.
 bool on_matrix_tiles(const Params& p) {
-  return isa() == Isa::amx && p.dtype == DType::bfloat16 && p.constant();
+  const bool wanted = p.dtype == DType::bfloat16 || (p.dtype == DType::float32 && p.bfloat16);
+  return isa() == Isa::amx && wanted && p.constant();
 }
 
-void pack_for_matrix_tiles(const Params& p, BFloat16* to) {
-  amx::pack_block(static_cast<const BFloat16*>(p.conv1_weight),
-                  static_cast<const BFloat16*>(p.conv2_weight), p.c, p.d, to);
-}
-
+#ifdef PYSR_AMX
+template <class S>
 void run_on_matrix_tiles(const Params& p) {
   const int64_t hidden = p.hidden(), bands = amx::block_bands(p.h, p.w);
   const int64_t padded = amx::block_padded(hidden), c_padded = amx::block_padded(p.c);
   const bool serial = p.n * p.h * p.w * hidden * p.c * 18 < kSerialProducts;
   const int threads = serial ? 1 : std::max(p.threads, 1);
-  const SmallLayers<BFloat16> layers(p);
+  const SmallLayers<S> layers(p, true);
+  const auto floats_of = [](int64_t bytes) { return round_up(ceil_div(bytes, 4), 16); };
+  const int64_t weight_numbers = p.packed == nullptr ? amx::block_weights(p.c, p.d) : 0;
+  const int64_t feature_numbers = amx::block_hidden(p.h, p.w, hidden);
+  const int64_t scratch_floats = floats_of(amx::block_scratch(p.h, p.w, p.c));
   Arena arena;
-  const auto floats_of = [](int64_t numbers) { return ceil_div(numbers, 2); };
-  const int64_t scratch_floats = round_up(amx::block_scratch(p.h, p.w, p.c) / 4 + 1, 16);
-  const int64_t packed =
-      arena.reserve(p.packed == nullptr ? floats_of(amx::block_weights(p.c, p.d)) : 0);
-  const int64_t features = arena.reserve(p.n * floats_of(amx::block_hidden(p.h, p.w, hidden)));
+  const int64_t packed = arena.reserve(floats_of(2 * weight_numbers));
+  const int64_t features = arena.reserve(p.n * floats_of(2 * feature_numbers));
   const int64_t scratch = arena.reserve(threads * scratch_floats);
   arena.take();
-  amx::BlockPictures pictures{};
+  const auto halves = [&](int64_t start) { return reinterpret_cast<BFloat16*>(arena.at(start)); };
+  amx::BlockPictures<S> pictures{};
   pictures.n = p.n, pictures.c = p.c, pictures.d = p.d, pictures.h = p.h, pictures.w = p.w;
   pictures.packed = static_cast<const BFloat16*>(p.packed);
   if (p.packed == nullptr) {
-    BFloat16* const here = reinterpret_cast<BFloat16*>(arena.at(packed));
-    pack_for_matrix_tiles(p, here);
-    pictures.packed = here;
+    amx::pack_block(layers.conv1_weight(), layers.conv2_weight(), p.c, p.d, halves(packed));
+    pictures.packed = halves(packed);
   }
-  pictures.f = static_cast<const BFloat16*>(p.f), pictures.f_stride = p.f_stride;
-  pictures.out = static_cast<BFloat16*>(p.out), pictures.out_stride = p.out_stride;
-  pictures.hidden = reinterpret_cast<BFloat16*>(arena.at(features));
+  pictures.f = static_cast<const S*>(p.f), pictures.f_stride = p.f_stride;
+  pictures.out = static_cast<S*>(p.out), pictures.out_stride = p.out_stride;
+  pictures.hidden = halves(features);
 
   const std::vector<float> cases = layers.border_cases(padded), bias = layers.conv2_bias(c_padded);
   std::vector<float> sums(p.n * bands * padded);
-  for (int64_t n = 0; n < p.n; ++n) amx::block_clear_frame(pictures, n);
+  for (int64_t n = 0; n < p.n; ++n) {
+    amx::block_clear_frame(p.h, p.w, hidden, pictures.hidden + n * feature_numbers);
+  }
   parallel_for(p.n * bands, threads, [&](int64_t item, int worker) {
     amx::block_activate(pictures, item / bands, item % bands,
                         cases.data() + item / bands * 9 * padded, sums.data() + item * padded,
@@ -329,9 +336,11 @@ void run_on_matrix_tiles(const Params& p) {
   });
   std::vector<std::vector<float>> gates;
   for (int64_t n = 0; n < p.n; ++n) {
+    const BFloat16* const first = pictures.hidden + n * feature_numbers;
     gates.push_back(layers.gates(
-        n, c_padded, sums.data() + n * bands * padded, bands, padded,
-        [&](int64_t y, int64_t x) { return amx::block_hidden_pixel(pictures, n, y, x); }));
+        n, c_padded, sums.data() + n * bands * padded, bands, padded, [&](int64_t y, int64_t x) {
+          return first + amx::block_hidden_at(p.h, p.w, hidden, y, x);
+        }));
   }
   parallel_for(p.n * bands, threads, [&](int64_t item, int) {
     amx::block_add_residual(pictures, item / bands, item % bands, bias.data(),
@@ -345,7 +354,10 @@ void run_on_matrix_tiles(const Params& p) {
 void conditional_residual_block_cpu(const Params& p) {
   check(p.valid(), "conditional_residual_block: sizes, dtype or pointers out of range");
 #ifdef PYSR_AMX
-  if (on_matrix_tiles(p)) return run_on_matrix_tiles(p);
+  if (on_matrix_tiles(p)) {
+    return p.dtype == DType::float32 ? run_on_matrix_tiles<float>(p)
+                                     : run_on_matrix_tiles<BFloat16>(p);
+  }
 #endif
   dispatch_float(p.dtype, [&](auto type) { Block<typename decltype(type)::type>(p).run(); });
 }
@@ -363,14 +375,17 @@ int64_t conditional_residual_block_packed_cpu(const Params& p) {
 void conditional_residual_block_pack_cpu(const Params& p) {
   check(p.valid_weights() && p.packed != nullptr,
         "conditional_residual_block: weights out of range");
-#ifdef PYSR_AMX
-  if (on_matrix_tiles(p)) return pack_for_matrix_tiles(p, static_cast<BFloat16*>(p.packed));
-#endif
   const WinogradTile kernels = winograd_kernels();
   dispatch_float(p.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     const Widened<S> weight1(p.conv1_weight, p.hidden() * p.hidden() * 9);
     const Widened<S> weight2(p.conv2_weight, p.c * p.hidden() * 9);
+#ifdef PYSR_AMX
+    if (on_matrix_tiles(p)) {
+      return amx::pack_block(weight1.data(), weight2.data(), p.c, p.d,
+                             static_cast<BFloat16*>(p.packed));
+    }
+#endif
     BlockWeights(p, kernels).pack(p, weight1.data(), weight2.data(), std::max(p.threads, 1),
                                   static_cast<float*>(p.packed));
   });

@@ -37,6 +37,7 @@ struct ConditionalResidualBlockParams {
   int64_t n, c, d, h, w, r;
   int64_t f_stride[4], cond_stride[4], out_stride[4];  // in elements
   DType dtype;      // not float64
+  bool bfloat16;    // floats may be multiplied so, where that is faster: CPUs with matrix tiles
   int threads;      // CPU only
   void* workspace;  // CUDA only: as many bytes as the function below says
 
@@ -50,7 +51,7 @@ struct ConditionalResidualBlockParams {
     field("gate", gate), field("packed", packed), field("out", out);
     field("n", n), field("c", c), field("d", d), field("h", h), field("w", w), field("r", r);
     field("f_stride", f_stride), field("cond_stride", cond_stride);
-    field("out_stride", out_stride), field("dtype", dtype);
+    field("out_stride", out_stride), field("dtype", dtype), field("bfloat16", bfloat16);
   }
   // What packing needs.
   bool valid_weights() const {
@@ -74,7 +75,7 @@ struct ConditionalResidualBlockParams {
 void conditional_residual_block_cpu(const ConditionalResidualBlockParams& p);
 
 // Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills
-// it. Of the params only c, d, constant(), dtype, the two weights and packed matter; what is packed
+// it. Of the params only c, d, constant(), dtype, bfloat16, the two weights and packed matter; what is packed
 // for a constant condition does not serve a picture.
 int64_t conditional_residual_block_packed_cpu(const ConditionalResidualBlockParams& p);
 void conditional_residual_block_pack_cpu(const ConditionalResidualBlockParams& p);

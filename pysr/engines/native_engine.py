@@ -1,9 +1,9 @@
 """DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
-On processors with matrix tiles for it (AMX) the Restorer's blocks run in bfloat16, and what lies
-around them by torch, whose convolutions use the tiles too.
+In bfloat16 on a CPU, which takes matrix tiles (AMX), the Restorer's blocks multiply in it; what
+they add to, and all else, stays in float32.
 
-What else remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
+What remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
 and the border of the published upscaling. On GPUs the Estimator does as well: it stays in float32,
 for which cuDNN has tensor cores (TF32) and we do not.
 """
@@ -44,24 +44,22 @@ class NativeEngine(TorchEngine):
 
     @torch.inference_mode()
     def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
-        super().__init__(model, device, precision)
+        # What bfloat16 does on a CPU, the blocks do by themselves.
+        of_tensors = "float32" if device.type == "cpu" else precision
+        super().__init__(model, device, of_tensors)
+        self.precision = precision
         restorer, estimator = self.model.Restorer, self.model.Estimator
-        dtype = PRECISIONS[precision]
-        self._body = [Block(block, dtype, constant=True) for block in restorer.body]
-        if device.type == "cpu" and precision == "bfloat16":
-            restorer = self._restorer
-            self._head, self._fusion, self._upscale = (
-                restorer.head,
-                restorer.fusion,
-                restorer.upscale,
-            )
+        dtype = PRECISIONS[of_tensors]
+        self._head = ConvShuffle.of(restorer.head, dtype)
+        self._body = [
+            Block(block, dtype, constant=True, bfloat16=precision == "bfloat16")
+            for block in restorer.body
+        ]
+        self._fusion = ConvShuffle.of(restorer.fusion, dtype)
+        if model.config.compact_tail:
+            self._upscale = ConvShuffle.of(restorer.upscale[0], dtype, model.config.scale)
         else:
-            self._head = ConvShuffle.of(restorer.head, dtype)
-            self._fusion = ConvShuffle.of(restorer.fusion, dtype)
-            if model.config.compact_tail:
-                self._upscale = ConvShuffle.of(restorer.upscale[0], dtype, model.config.scale)
-            else:
-                self._upscale = LinearUpscaling(restorer.upscale, dtype)
+            self._upscale = LinearUpscaling(restorer.upscale, dtype)
         # As in the torch engine, the Estimator stays in float32.
         self._estimator_head = StridedHead(estimator.head_HR)
         self._estimator_body = [

@@ -33,16 +33,35 @@ class ConvShuffle:
 
 
 class Block:
-    """A conditional residual block whose condition is `constant` or a picture; overwrites f."""
+    """A conditional residual block whose condition is `constant` or a picture; overwrites f.
 
-    def __init__(self, block: ConditionalResidualBlock, dtype: torch.dtype, *, constant: bool):
+    bfloat16: multiply so where the device is a CPU with matrix tiles, whatever the dtype.
+    """
+
+    def __init__(
+        self,
+        block: ConditionalResidualBlock,
+        dtype: torch.dtype,
+        *,
+        constant: bool,
+        bfloat16: bool = False,
+    ):
         self.weights = [weight.to(dtype).contiguous() for weight in block.parameters()]
         conv1, _, conv2, *_ = self.weights
-        self.packed = pack_conditional_residual_block(conv1, conv2, constant=constant)
+        self.bfloat16 = bfloat16
+        self.packed = pack_conditional_residual_block(
+            conv1, conv2, constant=constant, bfloat16=bfloat16
+        )
 
     def __call__(self, f: Tensor, cond: Tensor, gate: Tensor | None = None) -> Tensor:
         return conditional_residual_block(
-            f, cond, *self.weights, gate, packed=self.packed, inplace=True
+            f,
+            cond,
+            *self.weights,
+            gate,
+            packed=self.packed,
+            inplace=True,
+            bfloat16=self.bfloat16,
         )
 
 

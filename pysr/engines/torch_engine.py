@@ -33,10 +33,11 @@ class TorchEngine:
     def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
         self.device = device
         self.precision = precision
+        self._dtype = PRECISIONS[precision]
         self.model = model.eval().to(device, memory_format=torch.channels_last)
         self._restorer = self.model.Restorer
         if precision != "float32":
-            self._restorer = copy.deepcopy(self._restorer).to(PRECISIONS[precision])
+            self._restorer = copy.deepcopy(self._restorer).to(self._dtype)
         self._graphs = CudaGraphs(self._run) if device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -75,4 +76,4 @@ class TorchEngine:
         return x.to(self.device, memory_format=torch.channels_last)
 
     def _cast(self, x: Tensor) -> Tensor:
-        return x.to(PRECISIONS[self.precision])
+        return x.to(self._dtype)

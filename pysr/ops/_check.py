@@ -16,7 +16,8 @@ def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype] = FLOAT
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
         *first, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(f"{name}: expected {', '.join(first)} or {last}, got {value.dtype}")
+        expected = f"{', '.join(first)} or {last}" if first else last
+        raise TypeError(f"{name}: expected {expected}, got {value.dtype}")
 
 
 def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:

@@ -38,6 +38,7 @@ def conditional_residual_block(
     gate: Tensor | None = None,
     packed: Tensor | None = None,
     inplace: bool = False,
+    bfloat16: bool = False,
 ) -> Tensor:
     """f + R(concat(f, cond)), where cond is constant or a picture (dan.txt, equation 5).
 
@@ -51,7 +52,8 @@ def conditional_residual_block(
     *block.parameters())`` is ``block(f, cond)``.
 
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
-    types are computed and summed in float32. On the CPU float32 is fastest where f, and a cond that
+    types are computed and summed in float32, but that bfloat16 under a constant condition runs on
+    the matrix tiles of a CPU that has them, with the features between the convolutions rounded. On the CPU float32 is fastest where f, and a cond that
     is a picture, are channels last. Other devices, and installations without the compiled
     extension, run `conditional_residual_block_reference`.
 
@@ -66,6 +68,8 @@ def conditional_residual_block(
         gate: (N, C), takes the place of the attention's own gates, for a picture that is restored
             tile by tile, of which no tile knows the whole picture's means.
         packed: what `pack_conditional_residual_block` gave, for weights used many times.
+        bfloat16: let float32 be multiplied so too, under a constant condition and on matrix tiles;
+            f and the result keep their bits. Changes nothing elsewhere.
         inplace: overwrite f, and return it. Large pictures gain most: fresh memory comes page by
             page from the system.
     Returns:
@@ -85,8 +89,8 @@ def conditional_residual_block(
         out = conditional_residual_block_reference(*arguments)
         return f.copy_(out) if inplace else out
     if not inplace:
-        return torch.ops.pysr.conditional_residual_block(*arguments, packed)
-    torch.ops.pysr.conditional_residual_block_(*arguments, packed)
+        return torch.ops.pysr.conditional_residual_block(*arguments, packed, bfloat16)
+    torch.ops.pysr.conditional_residual_block_(*arguments, packed, bfloat16)
     return f
 
 
@@ -123,11 +127,11 @@ def conditional_residual_block_reference(
 
 
 def pack_conditional_residual_block(
-    conv1_weight: Tensor, conv2_weight: Tensor, *, constant: bool = True
+    conv1_weight: Tensor, conv2_weight: Tensor, *, constant: bool = True, bfloat16: bool = False
 ) -> Tensor:
     """Both weights as the kernels of their device use them: an opaque tensor, for calls of
-    `conditional_residual_block` with the same weights and a condition that is constant, or, where
-    `constant` is False, a picture. Saves every call this work, a tenth of it at 128x128 pixels."""
+    `conditional_residual_block` with the same weights, the same `bfloat16`, and a condition that is
+    constant, or, where `constant` is False, a picture. Saves every call this work, a tenth of it at 128x128 pixels."""
     check_tensor("conv1_weight", conv1_weight, DTYPES)
     check_tensor("conv2_weight", conv2_weight)
     check_like("conv2_weight", conv2_weight, "conv1_weight", conv1_weight)
@@ -136,7 +140,8 @@ def pack_conditional_residual_block(
     check_shape("conv2_weight", conv2_weight, (c, hidden, 3, 3))
     weights = conv1_weight.contiguous(), conv2_weight.contiguous()
     device = conv1_weight.device
-    return pack("conditional_residual_block", device, **_weight_fields(*weights, constant))
+    fields = _weight_fields(*weights, constant, bfloat16)
+    return pack("conditional_residual_block", device, **fields)
 
 
 def check_arguments(f: Tensor, cond: Tensor, *others: Tensor | None) -> None:
@@ -179,7 +184,9 @@ def check_arguments(f: Tensor, cond: Tensor, *others: Tensor | None) -> None:
         check_like(name, tensor, "f", f)
 
 
-def _weight_fields(conv1_weight: Tensor, conv2_weight: Tensor, constant: bool) -> dict:
+def _weight_fields(
+    conv1_weight: Tensor, conv2_weight: Tensor, constant: bool, bfloat16: bool
+) -> dict:
     """What depends on the weights alone; the rest is left empty."""
     pointers = ("f", "cond", "conv1_bias", "conv2_bias", "reduce_weight", "reduce_bias")
     pointers += ("expand_weight", "expand_bias", "gate", "packed", "out")
@@ -190,7 +197,7 @@ def _weight_fields(conv1_weight: Tensor, conv2_weight: Tensor, constant: bool) -
         **{"n": 1, "c": c, "d": hidden - c, "h": 1, "w": 1, "r": 1},
         **dict.fromkeys(("f_stride", "out_stride"), (0, 0, 0, 0)),
         **{"cond_stride": (0, 0, 0, 0) if constant else (0, 0, 1, 1)},
-        **{"dtype": _ext.DTYPES[conv1_weight.dtype]},
+        **{"dtype": _ext.DTYPES[conv1_weight.dtype], "bfloat16": bfloat16},
     }
 
 
@@ -206,7 +213,7 @@ def _strided(cond: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 _OTHERS = (
     "Tensor cond, Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, Tensor conv2_bias, "
     "Tensor reduce_weight, Tensor reduce_bias, Tensor expand_weight, Tensor expand_bias, "
-    "Tensor? gate, Tensor? packed"
+    "Tensor? gate, Tensor? packed, bool bfloat16"
 )
 torch.library.define("pysr::conditional_residual_block", f"(Tensor f, {_OTHERS}) -> Tensor")
 torch.library.define("pysr::conditional_residual_block_", f"(Tensor(a!) f, {_OTHERS}) -> ()")
@@ -214,18 +221,18 @@ torch.library.define("pysr::conditional_residual_block_", f"(Tensor(a!) f, {_OTH
 
 @torch.library.register_fake("pysr::conditional_residual_block")
 def _fake(f, *others):
-    check_arguments(f, *others[:-1])
+    check_arguments(f, *others[:-2])
     return torch.empty_like(f)
 
 
 @torch.library.register_fake("pysr::conditional_residual_block_")
 def _fake_inplace(f, *others):
-    check_arguments(f, *others[:-1])
+    check_arguments(f, *others[:-2])
 
 
 @torch.library.register_kernel("pysr::conditional_residual_block", DEVICES)
 def _forward(f, *others):
-    check_arguments(f, *others[:-1])
+    check_arguments(f, *others[:-2])
     out = torch.empty_like(f)
     _run(f, out, *others)
     return out
@@ -233,18 +240,18 @@ def _forward(f, *others):
 
 @torch.library.register_kernel("pysr::conditional_residual_block_", DEVICES)
 def _forward_inplace(f, *others):
-    check_arguments(f, *others[:-1])
+    check_arguments(f, *others[:-2])
     _run(f, f, *others)
 
 
 def _run(f, out, cond, *others):
-    *others, packed = others
+    *others, packed, bfloat16 = others
     n, _, h, w = f.shape
     cond, cond_stride = _strided(cond)
     *weights, gate = (None if t is None else t.contiguous() for t in others)
     conv1_weight, conv1_bias, conv2_weight, conv2_bias = weights[:4]
     reduce_weight, reduce_bias, expand_weight, expand_bias = weights[4:]
-    fields = _weight_fields(conv1_weight, conv2_weight, cond.ndim == 2)
+    fields = _weight_fields(conv1_weight, conv2_weight, cond.ndim == 2, bfloat16)
     if packed is not None:
         check_packed("conditional_residual_block", f.device, packed, fields)
         fields |= {"packed": packed}

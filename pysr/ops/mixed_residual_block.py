@@ -37,7 +37,7 @@ def mixed_residual_block(
     """`conditional_residual_block` of a constant condition (dan.txt, equation 5), to be learned.
 
     The kernels round weights, features between the convolutions and gradients of pictures to
-    bfloat16, and sum in float32; a result does not depend on the number of threads. They need a CPU
+    bfloat16, sum in float32, and give the same bits for every number of threads. They need a CPU
     with matrix tiles and pictures of 3x3 pixels or more; elsewhere, `mixed_residual_block_reference`
     runs.
 

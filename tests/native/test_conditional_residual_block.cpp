@@ -97,8 +97,15 @@ struct Device {
   void (*launch)(const Params&);
   int64_t (*packed_bytes)(const Params&);
   void (*pack)(const Params&);
-  bool narrows;  // whether the features between the convolutions are stored in the tensors' type
+  // Whether the features between the convolutions are stored in the tensors' type.
+  bool (*narrows)(const Params&);
 };
+
+// Matrix tiles take bfloat16, under a constant condition.
+bool narrows_on_cpu(const Params& p) {
+  return isa() == Isa::amx && p.dtype == DType::bfloat16 && p.constant();
+}
+bool always(const Params&) { return true; }
 
 template <class S>
 void test(const Case& k, DType dtype, const Device& device) {
@@ -148,7 +155,7 @@ void test(const Case& k, DType dtype, const Device& device) {
     std::vector<Sum> features = convolved(concatenated, conv1_weight, conv1_bias, k.h, k.w);
     for (Sum& feature : features) {
       feature = leaky(feature);
-      if (device.narrows) feature.variance = std::pow(rounding<S>() * feature.value, 2);
+      if (device.narrows(p)) feature.variance = std::pow(rounding<S>() * feature.value, 2);
     }
     const std::vector<Sum> r = convolved(features, conv2_weight, conv2_bias, k.h, k.w);
     std::vector<Sum> means(k.c);
@@ -180,11 +187,11 @@ void test(const Case& k, DType dtype, const Device& device) {
 int main(int count, char** arguments) {
   const bool cuda = count > 1 && std::strcmp(arguments[1], "cuda") == 0;
   const Device cpu{conditional_residual_block_cpu, conditional_residual_block_packed_cpu,
-                   conditional_residual_block_pack_cpu, false};
+                   conditional_residual_block_pack_cpu, narrows_on_cpu};
   const Device emulator{
       emulated<Params, conditional_residual_block_cuda, conditional_residual_block_workspace>,
       conditional_residual_block_packed_cuda,
-      emulated_pack<Params, conditional_residual_block_pack_cuda>, true};
+      emulated_pack<Params, conditional_residual_block_pack_cuda>, always};
   for (DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
     dispatch_float(dtype, [&](auto type) {
       for (const Case& each : kCases) {

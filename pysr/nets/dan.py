@@ -346,11 +346,11 @@ class DAN(nn.Module):
 
 
 def grown(model: DAN, config: DANConfig) -> DAN:
-    """A DAN with further blocks or features that computes what `model` does: training goes on there.
+    """A DAN with further blocks or features that computes what `model` does, to train on from.
 
     New blocks come after the old ones; their second convolutions are zero, so that they add nothing
-    yet. New features begin as in `initialise`, and nothing old listens to them yet. A network with a
-    compact tail may change its scale, too: the tail gives s x s samples of what lies over a LR
+    yet. New features begin as in `initialise`, and nothing old listens to them yet. A network with
+    a compact tail may change its scale, too: the tail gives s x s samples of what lies over a LR
     pixel, and as many as the new scale has are taken between them.
 
     Raises:

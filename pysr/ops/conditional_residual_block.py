@@ -53,9 +53,10 @@ def conditional_residual_block(
 
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are computed and summed in float32, but that bfloat16 under a constant condition runs on
-    the matrix tiles of a CPU that has them, with the features between the convolutions rounded. On the CPU float32 is fastest where f, and a cond that
-    is a picture, are channels last. Other devices, and installations without the compiled
-    extension, run `conditional_residual_block_reference`.
+    the matrix tiles of a CPU that has them, with the features between the convolutions rounded. On
+    the CPU float32 is fastest where f, and a cond that is a picture, are channels last. Other
+    devices, and installations without the compiled extension, run
+    `conditional_residual_block_reference`.
 
     Args:
         f: (N, C, H, W), no size empty; float32, bfloat16 or float16; any strides. C, D and the
@@ -131,7 +132,8 @@ def pack_conditional_residual_block(
 ) -> Tensor:
     """Both weights as the kernels of their device use them: an opaque tensor, for calls of
     `conditional_residual_block` with the same weights, the same `bfloat16`, and a condition that is
-    constant, or, where `constant` is False, a picture. Saves every call this work, a tenth of it at 128x128 pixels."""
+    constant, or, where `constant` is False, a picture. Saves every call this work, a tenth of it at
+    128x128 pixels."""
     check_tensor("conv1_weight", conv1_weight, DTYPES)
     check_tensor("conv2_weight", conv2_weight)
     check_like("conv2_weight", conv2_weight, "conv1_weight", conv1_weight)

@@ -38,8 +38,8 @@ def mixed_residual_block(
 
     The kernels round weights, features between the convolutions and gradients of pictures to
     bfloat16, sum in float32, and give the same bits for every number of threads. They need a CPU
-    with matrix tiles and pictures of 3x3 pixels or more; elsewhere, `mixed_residual_block_reference`
-    runs.
+    with matrix tiles and pictures of 3x3 pixels or more; elsewhere,
+    `mixed_residual_block_reference` runs.
 
     Args:
         f: (N, C, H, W), bfloat16, no size empty; fastest where channels last.

@@ -1,4 +1,4 @@
-"""mixed_residual_block: kernels and their gradients against the reference, and in DAN's training."""
+"""mixed_residual_block: kernels and gradients beside the reference, and in DAN's training."""
 
 import pytest
 import torch

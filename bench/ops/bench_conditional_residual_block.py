@@ -6,9 +6,12 @@
     ncu --set full -k regex:convolve_kernel python -m pytest bench/ops -k "float16 and 480x270"
 
 Published: the condition stretched over the picture and concatenated, channels last, eager. Ours has
-its weights packed before, as in the native engine. Prints the ratio for every case and everybody's
-largest error against float64, as a part of the largest output.
+its weights packed before, as in the native engine, and on a CPU with matrix tiles multiplies in
+bfloat16 too, beside torch in bfloat16. Prints the ratio for every case and everybody's largest
+error against float64, as a part of the largest output.
 """
+
+import copy
 
 import pytest
 import torch
@@ -17,10 +20,14 @@ from side_by_side import side_by_side
 
 from pysr.nets.dan import ConditionalResidualBlock
 from pysr.ops import conditional_residual_block, pack_conditional_residual_block
+from pysr.ops.mixed_residual_block import on_matrix_tiles
 
-RUNS = [("cpu", torch.float32)]
+# Device, dtype of the pictures, and whether to multiply in bfloat16.
+RUNS = [("cpu", torch.float32, False)]
+if on_matrix_tiles(torch.device("cpu")):
+    RUNS += [("cpu", torch.float32, True)]
 if torch.cuda.is_available():
-    RUNS += [("cuda", dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    RUNS += [("cuda", dtype, False) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
 # Name: C, D, H, W.
 CASES = {
     "published DAN, 64+10 channels, 128x128": (64, 10, 128, 128),
@@ -30,36 +37,42 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("device", "dtype"), RUNS, ids=str)
-def test_conditional_residual_block(benchmark, device, dtype, case):
+@pytest.mark.parametrize(("device", "dtype", "bfloat16"), RUNS, ids=str)
+def test_conditional_residual_block(benchmark, device, dtype, bfloat16, case):
     c, d, h, w = CASES[case]
     device = torch.device(device)
     torch.manual_seed(0)
     block = ConditionalResidualBlock(c, d).to(device, dtype, memory_format=torch.channels_last)
     weights = [weight.contiguous() for weight in block.parameters()]
-    packed = pack_conditional_residual_block(weights[0], weights[2])
+    packed = pack_conditional_residual_block(weights[0], weights[2], bfloat16=bfloat16)
+    options = {"packed": packed, "bfloat16": bfloat16}
     f = torch.randn(1, c, h, w, device=device, dtype=dtype)
     f = f.contiguous(memory_format=torch.channels_last)
     cond = torch.randn(1, d, device=device, dtype=dtype)
     stretched = cond[:, :, None, None].expand(-1, -1, h, w)
     with torch.inference_mode():
-        ours = lambda: conditional_residual_block(f, cond, *weights, packed=packed)  # noqa: E731
+        ours = lambda: conditional_residual_block(f, cond, *weights, **options)  # noqa: E731
         peers = {
             "the block as published": lambda: published(block, f, stretched),
             "DAN's own folded block": lambda: block(f, cond),
         }
+        if bfloat16:
+            half = copy.deepcopy(block).bfloat16()
+            half_f, half_cond = f.bfloat16(), cond.bfloat16()
+            peers["DAN's own folded block in bfloat16"] = lambda: half(half_f, half_cond)
         results = {"pysr": ours(), **{name: peer() for name, peer in peers.items()}}
         exact = published(block.double(), f.double(), stretched.double())
         block.to(dtype)
         side_by_side(
             benchmark,
-            f"conditional_residual_block, {case}, {str(dtype).removeprefix('torch.')}",
+            f"conditional_residual_block, {case}, {str(dtype).removeprefix('torch.')}"
+            + ", multiplied in bfloat16" * bfloat16,
             ours,
             peers,
             device,
             # As a direct convolution of f alone; Winograd's method needs a quarter of it.
             operations=2 * 9 * h * w * (c + d) * 2 * c,
-            dtype=dtype,
+            dtype=torch.bfloat16 if bfloat16 else dtype,
         )
     errors = {
         name: ((result - exact).abs().max() / exact.abs().max()).item()

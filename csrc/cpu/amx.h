@@ -70,6 +70,7 @@ inline __m512 leaky(__m512 value) {
 }
 
 // Which of (3, 3) a pixel is: in the first, an inner or the last row and column.
+constexpr int64_t kInner = 4;
 inline int64_t edge_case(int64_t y, int64_t x, int64_t h, int64_t w) {
   const auto along = [](int64_t i, int64_t length) {
     return i < length - 1 ? std::min<int64_t>(i, 1) : std::min<int64_t>(i, 2);
@@ -139,6 +140,14 @@ struct Spots {
       y[i] = static_cast<int32_t>(row), x[i] = static_cast<int32_t>(row < flat.h ? column : flat.w);
       if (++column == flat.row()) column = 0, ++row;
     }
+  }
+
+  // Whether 16 of them are pixels of one row.
+  bool in_a_row(int64_t first, int64_t w) const { return x[first] + kSide <= w; }
+  // Whether, the picture beginning `top` rows above and having h, none of those touches its border.
+  bool inside(int64_t first, int64_t top, int64_t h, int64_t w) const {
+    const int64_t row = top + y[first];
+    return row > 0 && row < h - 1 && x[first] > 0 && x[first] + kSide < w;
   }
 };
 

@@ -84,20 +84,24 @@ void block_activate(const BlockPictures<S>& p, int64_t n, int64_t band, const fl
   convolve(staged, from, shape1(p.c, p.d), p.packed, 0, staged.steps(),
            [&](const Spots& spots, int64_t half, int64_t position, int64_t channel,
                const float* tile) {
-    BFloat16* pixel = to + position * whole.pitch + channel;
+    BFloat16* const pixels = to + position * whole.pitch + channel;
     __m512 sum = _mm512_loadu_ps(sums + channel);
-    const int64_t last = std::min(half + kSide, half + staged.positions() - position);
-    for (int64_t i = half; i < last; ++i) {
-      __m512 value = _mm512_setzero_ps();
-      if (spots.x[i] < p.w) {
-        const int64_t edge = edge_case(rows.top + spots.y[i], spots.x[i], p.h, p.w);
-        const __m512 bias = _mm512_loadu_ps(cases + edge * whole.pitch + channel);
-        value = leaky(_mm512_add_ps(_mm512_load_ps(tile), bias));
-      }
+    const auto put = [&](int64_t i, __m512 value) {
       const __m256i rounded = narrowed(value);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(pixel), rounded);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(pixels + i * whole.pitch), rounded);
       sum = _mm512_add_ps(sum, widened(rounded));
-      pixel += whole.pitch, tile += kSide;
+    };
+    const auto activated = [&](int64_t i, int64_t edge) {
+      const __m512 bias = _mm512_loadu_ps(cases + edge * whole.pitch + channel);
+      return leaky(_mm512_add_ps(_mm512_load_ps(tile + i * kSide), bias));
+    };
+    if (spots.inside(half, rows.top, p.h, p.w)) {
+      for (int64_t i = 0; i < kSide; ++i) put(i, activated(i, kInner));
+    } else {
+      for (int64_t i = 0; i < std::min(kSide, staged.positions() - position); ++i) {
+        const int64_t y = rows.top + spots.y[half + i], x = spots.x[half + i];
+        put(i, x < p.w ? activated(i, edge_case(y, x, p.h, p.w)) : _mm512_setzero_ps());
+      }
     }
     _mm512_storeu_ps(sums + channel, sum);
   });
@@ -116,22 +120,35 @@ void block_add_residual(const BlockPictures<S>& p, int64_t n, int64_t band, cons
            [&](const Spots& spots, int64_t half, int64_t, int64_t channel, const float* tile) {
     const __mmask16 lanes = first_lanes(outputs - channel);
     const __m512 more = _mm512_loadu_ps(bias + channel), gate = _mm512_loadu_ps(gates + channel);
-    for (int64_t i = half; i < half + kSide; ++i, tile += kSide) {
-      if (spots.x[i] == p.w) continue;
+    const auto at = [&](const int64_t* stride, int64_t i) {
       const int64_t y = rows.top + spots.y[i], x = spots.x[i];
-      const S* const f =
-          p.f + n * p.f_stride[0] + channel * p.f_stride[1] + y * p.f_stride[2] + x * p.f_stride[3];
-      S* const out = p.out + n * p.out_stride[0] + channel * p.out_stride[1] +
-                     y * p.out_stride[2] + x * p.out_stride[3];
-      const __m512 residual = _mm512_add_ps(_mm512_load_ps(tile), more);
-      if (p.f_stride[1] == 1 && p.out_stride[1] == 1) {
-        store(out, _mm512_fmadd_ps(residual, gate, load(f, lanes)), lanes);
+      return n * stride[0] + channel * stride[1] + y * stride[2] + x * stride[3];
+    };
+    const auto sum = [&](const __m512& before, int64_t i) {
+      const __m512 residual = _mm512_add_ps(_mm512_load_ps(tile + i * kSide), more);
+      return _mm512_fmadd_ps(residual, gate, before);
+    };
+    const bool together = p.f_stride[1] == 1 && p.out_stride[1] == 1;
+    if (together && spots.in_a_row(half, p.w)) {
+      const S* f = p.f + at(p.f_stride, half);
+      S* out = p.out + at(p.out_stride, half);
+      for (int64_t i = 0; i < kSide; ++i, f += p.f_stride[3], out += p.out_stride[3]) {
+        store(out, sum(load(f, lanes), i), lanes);
+      }
+      return;
+    }
+    for (int64_t i = 0; i < kSide; ++i) {
+      if (spots.x[half + i] == p.w) continue;
+      const S* const f = p.f + at(p.f_stride, half + i);
+      S* const out = p.out + at(p.out_stride, half + i);
+      if (together) {
+        store(out, sum(load(f, lanes), i), lanes);
         continue;
       }
       const int64_t count = std::min(kSide, outputs - channel);
       alignas(64) S numbers[kSide];
       for (int64_t c = 0; c < count; ++c) numbers[c] = f[c * p.f_stride[1]];
-      store(numbers, _mm512_fmadd_ps(residual, gate, load(numbers, lanes)), lanes);
+      store(numbers, sum(load(numbers, lanes), i), lanes);
       for (int64_t c = 0; c < count; ++c) out[c * p.out_stride[1]] = numbers[c];
     }
   });

@@ -130,16 +130,21 @@ class Forward : Block<MixedResidualBlockParams> {
     convolve(flat_f_, f, shape1_, weights, 0, flat_f_.steps(),
              [&](const Spots& spots, int64_t half, int64_t position, int64_t channel,
                  const float* sums) {
-      BFloat16* pixel = to + flat_h_.centre(position) * flat_h_.pitch + channel;
-      for (int64_t i = half; i < half + kSide; ++i) {
-        __m512 value = _mm512_setzero_ps();
-        if (spots.x[i] < p_.w) {
-          const int64_t edge = edge_case(spots.y[i], spots.x[i], p_.h, p_.w);
-          const __m512 bias = _mm512_load_ps(cases + edge * flat_h_.pitch + channel);
-          value = leaky(_mm512_add_ps(_mm512_load_ps(sums), bias));
+      BFloat16* const pixels = to + flat_h_.centre(position) * flat_h_.pitch + channel;
+      const auto activated = [&](int64_t i, int64_t edge) {
+        const __m512 bias = _mm512_load_ps(cases + edge * flat_h_.pitch + channel);
+        return leaky(_mm512_add_ps(_mm512_load_ps(sums + i * kSide), bias));
+      };
+      if (spots.inside(half, 0, p_.h, p_.w)) {
+        for (int64_t i = 0; i < kSide; ++i) {
+          store(pixels + i * flat_h_.pitch, activated(i, kInner));
         }
-        store(pixel, value);
-        pixel += flat_h_.pitch, sums += kSide;
+        return;
+      }
+      for (int64_t i = 0; i < kSide; ++i) {
+        const int64_t y = spots.y[half + i], x = spots.x[half + i];
+        store(pixels + i * flat_h_.pitch,
+              x < p_.w ? activated(i, edge_case(y, x, p_.h, p_.w)) : _mm512_setzero_ps());
       }
     });
   }
@@ -153,11 +158,15 @@ class Forward : Block<MixedResidualBlockParams> {
       const __m512 bias =
           _mm512_maskz_loadu_ps(lanes, static_cast<const float*>(p_.conv2_bias) + channel);
       __m512 sum = _mm512_load_ps(total + channel);
+      const bool in_a_row = spots.in_a_row(half, p_.w);
+      BFloat16* pixel = to + (spots.y[half] * p_.w + spots.x[half]) * p_.c + channel;
       for (int64_t i = half; i < half + kSide; ++i, sums += kSide) {
-        if (spots.x[i] == p_.w) continue;
+        // The pad position has no pixel, so that what follows it lies where it would.
+        if (!in_a_row && spots.x[i] == p_.w) continue;
         const __m512 value = _mm512_add_ps(_mm512_load_ps(sums), bias);
-        store(to + (spots.y[i] * p_.w + spots.x[i]) * p_.c + channel, value, lanes);
+        store(pixel, value, lanes);
         sum = _mm512_add_ps(sum, value);
+        pixel += p_.c;
       }
       _mm512_store_ps(total + channel, sum);
     });
@@ -319,28 +328,32 @@ class Backward : Block<MixedResidualBlockGradParams> {
     convolve(flat_f_, flat, shape2_, weights, 0, flat_f_.steps(),
              [&](const Spots& spots, int64_t half, int64_t position, int64_t channel,
                  const float* sums) {
-      int64_t at = flat_h_.centre(position) * flat_h_.pitch + channel;
-      float* const inner = total + 4 * flat_h_.pitch + channel;
-      __m512 sum = _mm512_load_ps(inner);
-      for (int64_t i = half; i < half + kSide; ++i) {
-        __m512 value = _mm512_setzero_ps();
-        if (spots.x[i] < p_.w) {
-          value = _mm512_load_ps(sums);
-          const __mmask16 low =
-              _mm512_cmp_ps_mask(load(activated + at), _mm512_setzero_ps(), _CMP_LE_OQ);
-          value = _mm512_mask_mul_ps(value, low, value, _mm512_set1_ps(kSlope));
-          const int64_t edge = edge_case(spots.y[i], spots.x[i], p_.h, p_.w);
-          if (edge == 4) {
-            sum = _mm512_add_ps(sum, value);
-          } else {
-            float* const border = total + edge * flat_h_.pitch + channel;
-            _mm512_store_ps(border, _mm512_add_ps(_mm512_load_ps(border), value));
-          }
+      const int64_t at = flat_h_.centre(position) * flat_h_.pitch + channel;
+      const auto descended = [&](int64_t i) {
+        const __m512 grad = _mm512_load_ps(sums + i * kSide);
+        const __m512 value = load(activated + at + i * flat_h_.pitch);
+        const __mmask16 low = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_LE_OQ);
+        return _mm512_mask_mul_ps(grad, low, grad, _mm512_set1_ps(kSlope));
+      };
+      float* const inner = total + kInner * flat_h_.pitch + channel;
+      if (spots.inside(half, 0, p_.h, p_.w)) {
+        __m512 sum = _mm512_load_ps(inner);
+        for (int64_t i = 0; i < kSide; ++i) {
+          const __m512 value = descended(i);
+          store(to + at + i * flat_h_.pitch, value);
+          sum = _mm512_add_ps(sum, value);
         }
-        store(to + at, value);
-        at += flat_h_.pitch, sums += kSide;
+        _mm512_store_ps(inner, sum);
+        return;
       }
-      _mm512_store_ps(inner, sum);
+      for (int64_t i = 0; i < kSide; ++i) {
+        const int64_t y = spots.y[half + i], x = spots.x[half + i];
+        const __m512 value = x < p_.w ? descended(i) : _mm512_setzero_ps();
+        store(to + at + i * flat_h_.pitch, value);
+        const int64_t edge = x < p_.w ? edge_case(y, x, p_.h, p_.w) : kInner;
+        float* const of_case = total + edge * flat_h_.pitch + channel;
+        _mm512_store_ps(of_case, _mm512_add_ps(_mm512_load_ps(of_case), value));
+      }
     });
     for (int64_t i = 0; i < 9; ++i) {
       std::copy_n(total + i * flat_h_.pitch, hidden_,
@@ -354,10 +367,12 @@ class Backward : Block<MixedResidualBlockGradParams> {
     convolve(flat_h_, flat_hidden, shape1_, weights, 0, flat_h_.steps(),
              [&](const Spots& spots, int64_t half, int64_t, int64_t channel, const float* sums) {
       const __mmask16 lanes = first_lanes(p_.c - channel);
+      const bool in_a_row = spots.in_a_row(half, p_.w);
+      int64_t at = (spots.y[half] * p_.w + spots.x[half]) * p_.c + channel;
       for (int64_t i = half; i < half + kSide; ++i, sums += kSide) {
-        if (spots.x[i] == p_.w) continue;
-        const int64_t at = (spots.y[i] * p_.w + spots.x[i]) * p_.c + channel;
+        if (!in_a_row && spots.x[i] == p_.w) continue;
         store(to + at, _mm512_add_ps(_mm512_load_ps(sums), load(grad + at, lanes)), lanes);
+        at += p_.c;
       }
     });
   }

@@ -29,6 +29,9 @@ DEVICES = frozenset(
     if present
 )
 
+# The CPU instruction set in use, None without kernels; a constant for the same reason.
+ISA: str | None = None if _C is None else _C.isa()
+
 # Types that the kernels take, with the numbers that csrc/common/dtype.h gives them.
 DTYPES = {getattr(torch, name): code for name, code in (_C.dtypes if _C else {}).items()}
 
@@ -68,15 +71,10 @@ def report() -> Report:
         reason="",
         cuda=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
         cuda_architectures=tuple(_C.cuda_architectures.split()),
-        isa=isa(),
+        isa=ISA,
         isas=tuple(_C.isas()),
         threads=torch.get_num_threads(),
     )
-
-
-def isa() -> str | None:
-    """The CPU instruction set in use; None without kernels."""
-    return None if _C is None else _C.isa()
 
 
 def release_memory() -> None:

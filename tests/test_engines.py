@@ -126,7 +126,7 @@ def test_auto_takes_the_native_kernels_on_a_cpu_in_its_fastest_precision(monkeyp
     fastest = "bfloat16" if on_matrix_tiles(cpu) else "float32"
     described = pysr.load("dan-lite-x2", device="cpu").engine.describe()
     assert "native" in described and fastest in described
-    monkeypatch.setattr(_ext, "isa", lambda: "avx512")
+    monkeypatch.setattr(_ext, "ISA", "avx512")
     assert candidates("auto", cpu)[0] == ("native", "float32")
     with pytest.raises(ValueError, match="engine native: has no matrix tiles"):
         candidates("native", cpu, "bfloat16")

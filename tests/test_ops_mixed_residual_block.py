@@ -102,6 +102,19 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.pysr.mixed_residual_block, given, test_utils=checks)
 
 
+@needs_matrix_tiles
+def test_compile():
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(f, *others):
+        return mixed_residual_block(f * 2, *others) + 1
+
+    tensors = make(2, 5, 3, 9, 8, 2)
+    slope = torch.ones(tensors[0].shape)
+    expected = gradients(lambda f, *o: mixed_residual_block(f * 2, *o) + 1, tensors, slope)
+    for ours, theirs in zip(gradients(compiled, tensors, slope), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_dan_learns_through_it(monkeypatch):
     """The same gradients as plain torch's, and it is what a training in bf16 runs on."""
     torch.manual_seed(0)
@@ -123,7 +136,7 @@ def test_a_dan_learns_through_it(monkeypatch):
     )
     by_kernels = learned()
     assert len(called) == (config.blocks if on_matrix_tiles(lr.device) else 0)
-    monkeypatch.setattr(_ext, "isa", lambda: "avx512")
+    monkeypatch.setattr(_ext, "ISA", "avx512")
     by_torch = learned()
     assert nn.functional.cosine_similarity(by_kernels, by_torch, 0) > 0.995
 
@@ -132,6 +145,7 @@ def test_without_kernels_the_reference_runs(monkeypatch):
     tensors = make(2, 5, 3, 9, 8, 2)
     expected = mixed_residual_block_reference(*tensors)
     monkeypatch.setattr(_ext, "_C", None)
+    monkeypatch.setattr(_ext, "ISA", None)
     assert torch.equal(mixed_residual_block(*tensors), expected)
 
 

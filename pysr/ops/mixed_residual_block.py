@@ -71,7 +71,7 @@ def mixed_residual_block_reference(f: Tensor, cond: Tensor, *weights: Tensor) ->
 
 def on_matrix_tiles(device: torch.device) -> bool:
     """Whether the kernels' bfloat16 products run on matrix tiles there."""
-    return device.type == "cpu" and _ext.isa() == "amx"
+    return device.type == "cpu" and _ext.ISA == "amx"
 
 
 def border_cases(code: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:

@@ -35,7 +35,8 @@ class TrainingOptions:
         constant.
         cooldown: the last steps, over which the rate falls linearly to 0.
         ema: decay of the averaged weights, which are the ones that are validated and shipped.
-        precision: "fp32", or "bf16" through autocast.
+        precision: "fp32", or "bf16" through autocast. On CPUs the latter is for those with matrix
+            tiles (AMX), where DAN's blocks then learn by `pysr.ops.mixed_residual_block`.
         compile: run the step through torch.compile.
         seed: of weights and data.
         log_every, validate_every, save_every: in steps.

@@ -83,8 +83,9 @@ def load(
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
         engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`; a plain
             network has "torch" alone.
-        precision: what the engine computes in: "float32", "bfloat16", "float16", or "auto": float32
-            on a CPU, float16 on a GPU, where the engine can. Results are float32 in any case.
+        precision: what the engine computes in: "float32", "bfloat16", "float16", or "auto": on a
+            CPU float32, or where it has matrix tiles bfloat16, on a GPU float16, where the engine
+            can. Results are float32 in any case.
     Raises:
         pysr.nets.ModelError: for a model that is unknown, missing, damaged or of another scale.
         ValueError: for a device that is not there, an unknown engine or precision, or an engine

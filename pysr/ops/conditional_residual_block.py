@@ -7,6 +7,8 @@ attention and the residual while the second one is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -159,14 +161,25 @@ def check_arguments(f: Tensor, cond: Tensor, *others: Tensor | None) -> None:
             f"got {tuple(cond.shape)}"
         )
     check_like("cond", cond, "f", f)
-    reduce_weight = others[4]
+    *weights, gate = others
+    check_weights(c, cond.shape[1], weights, "f", f)
+    if gate is not None:
+        check_tensor("gate", gate)
+        check_shape("gate", gate, (n, c))
+        check_like("gate", gate, "f", f)
+
+
+def check_weights(c: int, d: int, weights: Sequence[Tensor], name: str, like: Tensor) -> None:
+    """A block's weights, in the public function's order, for C and D channels; `name` is that of
+    the argument whose dtype and device they have."""
+    reduce_weight = weights[4]
     check_tensor("reduce_weight", reduce_weight)
     if reduce_weight.ndim != 4:
         raise ValueError(f"reduce_weight: expected (R, C, 1, 1), got {tuple(reduce_weight.shape)}")
-    d, r = cond.shape[1], reduce_weight.shape[0]
-    for name, letter, size in (("f", "C", c), ("cond", "D", d), ("reduce_weight", "R", r)):
+    r = reduce_weight.shape[0]
+    for argument, letter, size in (("f", "C", c), ("cond", "D", d), ("reduce_weight", "R", r)):
         if not 1 <= size <= MAX_CHANNELS:
-            raise ValueError(f"{name}: expected {letter} from 1 to {MAX_CHANNELS}, got {size}")
+            raise ValueError(f"{argument}: expected {letter} from 1 to {MAX_CHANNELS}, got {size}")
     shapes = {
         "conv1_weight": (c + d, c + d, 3, 3),
         "conv1_bias": (c + d,),
@@ -176,14 +189,11 @@ def check_arguments(f: Tensor, cond: Tensor, *others: Tensor | None) -> None:
         "reduce_bias": (r,),
         "expand_weight": (c, r, 1, 1),
         "expand_bias": (c,),
-        "gate": (n, c),
     }
-    for (name, shape), tensor in zip(shapes.items(), others, strict=True):
-        if name == "gate" and tensor is None:
-            continue
-        check_tensor(name, tensor)
-        check_shape(name, tensor, shape)
-        check_like(name, tensor, "f", f)
+    for (argument, shape), tensor in zip(shapes.items(), weights, strict=True):
+        check_tensor(argument, tensor)
+        check_shape(argument, tensor, shape)
+        check_like(argument, tensor, name, like)
 
 
 def _weight_fields(

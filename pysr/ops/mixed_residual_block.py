@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
-from pysr.ops._check import check_like, check_picture, check_shape, check_tensor
+from pysr.ops._check import check_picture, check_tensor
 from pysr.ops._launch import launch
 from pysr.ops.conditional_residual_block import (
-    MAX_CHANNELS,
     SLOPE,
+    check_weights,
     conditional_residual_block_reference,
 )
 
@@ -92,28 +92,7 @@ def check_arguments(f: Tensor, cond: Tensor, *weights: Tensor) -> None:
     check_tensor("cond", cond, (torch.float32,))
     if cond.ndim != 2 or len(cond) != n:
         raise ValueError(f"cond: expected (N, D) with N = {n}, got {tuple(cond.shape)}")
-    reduce_weight = weights[4]
-    check_tensor("reduce_weight", reduce_weight)
-    if reduce_weight.ndim != 4:
-        raise ValueError(f"reduce_weight: expected (R, C, 1, 1), got {tuple(reduce_weight.shape)}")
-    d, r = cond.shape[1], reduce_weight.shape[0]
-    for name, letter, size in (("f", "C", c), ("cond", "D", d), ("reduce_weight", "R", r)):
-        if not 1 <= size <= MAX_CHANNELS:
-            raise ValueError(f"{name}: expected {letter} from 1 to {MAX_CHANNELS}, got {size}")
-    shapes = {
-        "conv1_weight": (c + d, c + d, 3, 3),
-        "conv1_bias": (c + d,),
-        "conv2_weight": (c, c + d, 3, 3),
-        "conv2_bias": (c,),
-        "reduce_weight": (r, c, 1, 1),
-        "reduce_bias": (r,),
-        "expand_weight": (c, r, 1, 1),
-        "expand_bias": (c,),
-    }
-    for (name, shape), tensor in zip(shapes.items(), weights, strict=True):
-        check_tensor(name, tensor)
-        check_shape(name, tensor, shape)
-        check_like(name, tensor, "cond", cond)
+    check_weights(c, cond.shape[1], weights, "cond", cond)
 
 
 # After f: the condition's share by cases (N, 3, 3, C + D), the weights, and what is kept for the

@@ -42,7 +42,7 @@ class Registers {
 };
 
 inline __mmask16 first_lanes(int64_t count) {
-  return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << std::max<int64_t>(count, 0)) - 1);
+  return static_cast<__mmask16>((1u << std::clamp<int64_t>(count, 0, kSide)) - 1);
 }
 inline __m512 widened(__m256i halves) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
@@ -62,6 +62,12 @@ inline void store(BFloat16* to, __m512 value) {
 inline void store(BFloat16* to, __m512 value, __mmask16 lanes) {
   _mm256_mask_storeu_epi16(to, lanes, narrowed(value));
 }
+inline __m512 load(const float* from, __mmask16 lanes) {
+  return _mm512_maskz_loadu_ps(lanes, from);
+}
+inline void store(float* to, __m512 value, __mmask16 lanes) {
+  _mm512_mask_storeu_ps(to, lanes, value);
+}
 
 // LeakyReLU as DAN has it.
 constexpr float kSlope = 0.2f;
@@ -76,12 +82,6 @@ inline int64_t edge_case(int64_t y, int64_t x, int64_t h, int64_t w) {
     return i < length - 1 ? std::min<int64_t>(i, 1) : std::min<int64_t>(i, 2);
   };
   return along(y, h) * 3 + along(x, w);
-}
-
-// The same of floats, which keep all their bits.
-inline __m512 load(const float* from, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, from); }
-inline void store(float* to, __m512 value, __mmask16 lanes) {
-  _mm512_mask_storeu_ps(to, lanes, value);
 }
 
 // A picture as the convolutions read it: its pixels one after another, with a row of zeros above

@@ -19,13 +19,12 @@ void pack_block(const float* conv1, const float* conv2, int64_t c, int64_t d, BF
 // The pictures of one block, of floats or bfloat16; their hidden features lie one after another.
 template <class S>
 struct BlockPictures {
-  int64_t n, c, d, h, w;
+  int64_t c, d, h, w;
   const BFloat16* packed;
   const S* f;
   S* out;
   const int64_t *f_stride, *out_stride;
   BFloat16* hidden;  // block_hidden(h, w, c + d) numbers each
-
 };
 int64_t block_hidden(int64_t h, int64_t w, int64_t channels);
 int64_t block_padded(int64_t channels);  // channels of a pixel of `hidden`, or of sums and biases

@@ -314,7 +314,7 @@ void run_on_matrix_tiles(const Params& p) {
   arena.take();
   const auto halves = [&](int64_t start) { return reinterpret_cast<BFloat16*>(arena.at(start)); };
   amx::BlockPictures<S> pictures{};
-  pictures.n = p.n, pictures.c = p.c, pictures.d = p.d, pictures.h = p.h, pictures.w = p.w;
+  pictures.c = p.c, pictures.d = p.d, pictures.h = p.h, pictures.w = p.w;
   pictures.packed = static_cast<const BFloat16*>(p.packed);
   if (p.packed == nullptr) {
     amx::pack_block(layers.conv1_weight(), layers.conv2_weight(), p.c, p.d, halves(packed));

@@ -23,8 +23,8 @@ constexpr int64_t kDepth = 32;             // numbers that it sums over
 constexpr int64_t kTile = kSide * kDepth;  // bfloat16 numbers of a tile
 constexpr int64_t kStep = 2 * kSide;       // positions or channels of a step: two tiles
 
-// Eight tile registers of 16 rows of 64 bytes, as the processor is told. A constant: GCC 12 believes
-// that its first eight bytes alone are read, and would not write the rest before it is.
+// Eight tile registers of 16 rows of 64 bytes, as the processor is told. A constant: GCC 12 takes
+// its first eight bytes alone for read, and would not write the rest of a variable in time.
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};

@@ -75,8 +75,8 @@ struct ConditionalResidualBlockParams {
 void conditional_residual_block_cpu(const ConditionalResidualBlockParams& p);
 
 // Weights packed once for many calls: the bytes that `packed` takes, and the launcher that fills
-// it. Of the params only c, d, constant(), dtype, bfloat16, the two weights and packed matter; what is packed
-// for a constant condition does not serve a picture.
+// it. Of the params only c, d, constant(), dtype, bfloat16, the two weights and packed matter; what
+// is packed for a constant condition does not serve a picture.
 int64_t conditional_residual_block_packed_cpu(const ConditionalResidualBlockParams& p);
 void conditional_residual_block_pack_cpu(const ConditionalResidualBlockParams& p);
 int64_t conditional_residual_block_packed_cuda(const ConditionalResidualBlockParams& p);

@@ -78,7 +78,7 @@ def load(
     Args:
         model: a shipped model (`pysr models` lists them) or a path to a weights file, see
             `pysr.nets.load_model`; left out, the shipped DAN of the scale, which is then 4 unless
-            given (`pysr.nets.default_model`).
+            given, and of the device (`pysr.nets.default_model`).
         scale: what the model must upscale by; a VDSR does so by any factor.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
         engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`; a plain
@@ -91,7 +91,9 @@ def load(
         ValueError: for a device that is not there, an unknown engine or precision, or an engine
             that cannot serve them.
     """
-    network = load_model(default_model(scale) if model is None else model, scale)
+    if model is None:
+        model = default_model(scale, usable_device(device))
+    network = load_model(model, scale)
     return Upscaler(network, device=device, engine=engine, precision=precision)
 
 

@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from pysr import blur
-from pysr.nets import DAN, DANConfig, ModelError, load_model, parts, save_model
+from pysr.nets import (
+    DAN,
+    DANConfig,
+    ModelError,
+    default_model,
+    load_model,
+    parts,
+    save_model,
+)
 from pysr.nets.dan import BicubicUpsample, ConditionalResidualBlock, grown, initialise
 from pysr.nets.registry import infer_config
 from pysr.ops import conv_shuffle
@@ -125,6 +133,20 @@ def test_a_network_of_another_scale_begins_with_the_same_picture_sampled_elsewhe
 def test_a_network_grows_by_blocks_and_features_alone(changes):
     with pytest.raises(ValueError, match="or another blocks, estimator_blocks, features|at least"):
         grown(small(), dataclasses.replace(SMALL, **changes))
+
+
+def test_a_gpu_is_given_the_larger_network_where_none_is_named():
+    def parameters(scale, device):
+        model = load_model(default_model(scale, torch.device(device)))
+        assert model.config.scale == scale
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    for scale in (2, 3, 4):
+        assert parameters(scale, "cuda") >= parameters(scale, "cpu")
+    assert parameters(4, "cuda") > 3 * parameters(4, "cpu")
+    assert default_model() == default_model(4, torch.device("cpu"))
+    with pytest.raises(ModelError, match="no model for x5"):
+        default_model(5)
 
 
 def published_names(config: DANConfig) -> dict[str, tuple[int, ...]]:

@@ -53,7 +53,7 @@ def test_restorer(benchmark, device, name, size, engine):
     ours = engines.create(engine, model, device)
     side_by_side(
         benchmark,
-        f"engine {engine}, Restorer of {name}, {size[1]}x{size[0]}",
+        f"engine {engine}, {ours.precision}, Restorer of {name}, {size[1]}x{size[0]}",
         lambda: ours.restore(lr, code),
         others,
         device,
@@ -68,6 +68,7 @@ def test_restorer(benchmark, device, name, size, engine):
         ("dan-lite-x4", False),
         ("dan-lite-x4", True),
         ("dan-mid-x4", False),
+        ("dan-x4", False),
         ("published sizes", False),
     ],
 )
@@ -93,9 +94,10 @@ def test_picture(benchmark, device, name, known, engine):
     upscaler = Upscaler(model, device=str(device), engine=engine)
     side_by_side(
         benchmark,
-        f"engine {engine}, {name}, 480x320 picture, {'known kernel' if known else 'blind'}",
+        f"engine {engine}, {upscaler.engine.precision}, {name}, 480x320 picture, "
+        + ("known kernel" if known else "blind"),
         lambda: upscaler(picture, kernel.numpy() if known else None),
         others,
         device,
-        rounds=2 if name == "published sizes" else 5,
+        rounds=2 if name in ("published sizes", "dan-x4") else 5,
     )

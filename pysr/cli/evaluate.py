@@ -11,7 +11,8 @@ from pysr import degrade
 from pysr.cli.options import adaptation, add_adapt_arguments
 from pysr.evaluate import PROTOCOLS, evaluate
 from pysr.files import written_whole
-from pysr.nets import DEFAULTS
+from pysr.nets import DEFAULTS, default_model
+from pysr.upscaler import usable_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    usual = [DEFAULTS[options.scale]] if options.scale in DEFAULTS else []
+    usual = []
+    if options.scale in DEFAULTS:
+        usual = [default_model(options.scale, usable_device(options.device))]
     models = options.model or usual
     models = [] if models == ["none"] else models
     if options.limit is not None and options.limit < 1:

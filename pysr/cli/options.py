@@ -16,7 +16,7 @@ from pysr.adapt.camera import opened
 from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
 from pysr.nets import default_model, load_model
-from pysr.upscaler import Upscaler
+from pysr.upscaler import Upscaler, usable_device
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,8 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
 
 def model(options: argparse.Namespace) -> nn.Module:
     """The model that --model and --scale ask for."""
-    return load_model(options.model or default_model(options.scale), options.scale)
+    name = options.model or default_model(options.scale, usable_device(options.device))
+    return load_model(name, options.scale)
 
 
 def upscaler(options: argparse.Namespace) -> Upscaler:

@@ -62,8 +62,10 @@ class SmallLayers {
       : p_(p), hidden_(p.hidden()), cond_(p.cond, p.constant() ? p.n * p.d : 0),
         conv1_weight_(p.conv1_weight, hidden_ * hidden_ * 9), conv1_bias_(p.conv1_bias, hidden_),
         conv2_weight_(p.conv2_weight, p.c * hidden_ * 9), conv2_bias_(p.conv2_bias, p.c) {
-    for (int64_t i = 0; rounded && i < p.c * hidden_ * 9; ++i) {
-      rounded_.push_back(widen(Narrow<BFloat16>::from(conv2_weight_.data()[i])));
+    if (!rounded || p.gate != nullptr) return;  // channel attention alone asks for them
+    rounded_.resize(p.c * hidden_ * 9);
+    for (size_t i = 0; i < rounded_.size(); ++i) {
+      rounded_[i] = widen(Narrow<BFloat16>::from(conv2_weight_.data()[i]));
     }
   }
 
@@ -289,13 +291,13 @@ class Block {
   Pictures features_, staged_;  // after the first convolution; f (and cond), then out
 };
 
+#ifdef PYSR_AMX
 // Matrix tiles multiply bfloat16; they take a constant condition.
 bool on_matrix_tiles(const Params& p) {
   const bool wanted = p.dtype == DType::bfloat16 || (p.dtype == DType::float32 && p.bfloat16);
   return isa() == Isa::amx && wanted && p.constant();
 }
 
-#ifdef PYSR_AMX
 template <class S>
 void run_on_matrix_tiles(const Params& p) {
   const int64_t hidden = p.hidden(), bands = amx::block_bands(p.h, p.w);

@@ -211,6 +211,29 @@ def test_patches_are_cut_from_the_pictures(folder):
         tiles.patches(1, 201, generator)
 
 
+def test_a_share_of_the_patches_is_cut_larger_and_reduced(tmp_path):
+    slope = 3  # of a ramp, grey levels a pixel: a patch reduced by r shows r times that
+    ramp = np.broadcast_to(np.arange(80, dtype=np.uint8) * slope, (80, 80))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    tiles = TileCache([tmp_path])
+
+    def slopes(size, reduced):
+        patches = tiles.patches(200, size, torch.Generator().manual_seed(0), reduced)
+        assert patches.shape == (200, 3, size, size)
+        inner = patches[:, 0, 5:-5, 5:-5] * 255
+        across, down = inner.diff(dim=2).mean((1, 2)).abs(), inner.diff(dim=1).mean((1, 2)).abs()
+        return torch.maximum(across, down) / slope
+
+    assert torch.equal(slopes(40, 0.0), torch.ones(200))
+    half, all_of_them = slopes(40, 0.5), slopes(40, 1.0)
+    assert 60 < (half > 1.01).sum() < 140
+    for factors, largest in ((half, 2.0), (all_of_them, 2.0), (slopes(64, 1.0), 1.25)):
+        assert 1 <= factors.min() and largest * 0.9 < factors.max() <= largest * 1.01
+    assert torch.equal(slopes(80, 1.0), torch.ones(200))  # no room for a larger cut
+    with pytest.raises(ValueError, match=r"data.reduced: expected 0 to 1, got 1.5"):
+        DANData(folders=(str(tmp_path),), reduced=1.5)
+
+
 def test_missing_pictures(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         TileCache([tmp_path / "none"])

@@ -32,6 +32,8 @@ class DANData:
         patch: side of a LR patch in pixels (dan.txt: 64).
         batch: patches per step and process (dan.txt: 64).
         hold_out: pictures kept for validation.
+        reduced: share of the patches, 0 to 1, that are cut up to twice as large and reduced, see
+            `pysr.train.data.TileCache.patches`.
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
@@ -47,10 +49,15 @@ class DANData:
     patch: int = 64
     batch: int = 64
     hold_out: int = 6
+    reduced: float = 0.0
     apart: int = 0
     guided: int = 0
     damping: float | None = None
     start: str | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.reduced <= 1:
+            raise ValueError(f"data.reduced: expected 0 to 1, got {self.reduced}")
 
 
 class DANLosses(nn.Module):
@@ -108,7 +115,8 @@ class DANTask:
 
     def batch(self, step: int, generator: torch.Generator) -> dict:
         scale = self.degradation.scale
-        hr = self.tiles.patches(self.data.batch, self.data.patch * scale, generator)
+        size = self.data.patch * scale
+        hr = self.tiles.patches(self.data.batch, size, generator, self.data.reduced)
         seed = int(torch.randint(2**62, (), generator=generator))
         lr, kernels = self.degradation(hr, torch.Generator(self.device).manual_seed(seed))
         return {
@@ -170,6 +178,7 @@ def train_dan(
         "model": _plain(config),
         "degradation": _plain(degradation),
         "folders": list(data.folders),
+        "reduced": data.reduced,
         "damping": data.damping,
         "start": data.start,
         "apart": data.apart,

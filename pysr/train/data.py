@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -47,9 +48,13 @@ class TileCache:
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def patches(self, n: int, size: int, generator: torch.Generator) -> Tensor:
+    def patches(
+        self, n: int, size: int, generator: torch.Generator, reduced: float = 0.0
+    ) -> Tensor:
         """n random patches (n, 3, size, size) in [0, 1], each flipped and rotated at random.
 
+        A share `reduced` of them is cut larger, up to twice, and reduced by that: small pictures
+        have denser detail than parts of large ones.
         `generator` is a CPU generator: the draw costs no synchronisation with the device.
         Raises ValueError when a picture is smaller than a patch.
         """
@@ -62,10 +67,22 @@ class TileCache:
                     f"{self.paths[index]}: expected at least {size}x{size} pixels for a patch, "
                     f"got {tile.shape[-1]}x{tile.shape[-2]}"
                 )
-            y, x = draw((tile.shape[-2] - size + 1, tile.shape[-1] - size + 1), generator)
-            patch = tile[:, y : y + size, x : x + size].rot90(turns, (1, 2))
+            side = size
+            if reduced and torch.rand((), generator=generator) < reduced:
+                (more,) = draw((min(2 * size, *tile.shape[-2:]) - size + 1,), generator)
+                side += more
+            y, x = draw((tile.shape[-2] - side + 1, tile.shape[-1] - side + 1), generator)
+            patch = _reduced(tile[:, y : y + side, x : x + side], size).rot90(turns, (1, 2))
             out.append(patch.flip(2) if flip else patch)
         return torch.stack(out).float() / 255
+
+
+def _reduced(patch: Tensor, size: int) -> Tensor:
+    """A square uint8 patch (C, side, side) at `size` pixels a side, of 8 bits again."""
+    if patch.shape[-1] == size:
+        return patch
+    small = F.interpolate(patch[None].float(), (size, size), mode="bicubic", antialias=True)[0]
+    return small.round().clamp(0, 255).to(patch.dtype)
 
 
 def split(items: Sequence, hold_out: int) -> tuple[list, list]:

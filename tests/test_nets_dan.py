@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pysr import blur
+from pysr import _ext, blur
 from pysr.nets import (
     DAN,
     DANConfig,
@@ -135,14 +135,16 @@ def test_a_network_grows_by_blocks_and_features_alone(changes):
         grown(small(), dataclasses.replace(SMALL, **changes))
 
 
-def test_a_gpu_is_given_the_larger_network_where_none_is_named():
+def test_a_fast_device_is_given_the_larger_network_where_none_is_named(monkeypatch):
     def parameters(scale, device):
-        model = load_model(default_model(scale, torch.device(device)))
+        monkeypatch.setattr(_ext, "ISA", "amx" if device == "tiles" else "avx512")
+        device = torch.device("cuda" if device == "cuda" else "cpu")
+        model = load_model(default_model(scale, device))
         assert model.config.scale == scale
         return sum(parameter.numel() for parameter in model.parameters())
 
     for scale in (2, 3, 4):
-        assert parameters(scale, "cuda") >= parameters(scale, "cpu")
+        assert parameters(scale, "cuda") == parameters(scale, "tiles") >= parameters(scale, "cpu")
     assert parameters(4, "cuda") > 3 * parameters(4, "cpu")
     assert default_model() == default_model(4, torch.device("cpu"))
     with pytest.raises(ModelError, match="no model for x5"):

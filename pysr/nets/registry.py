@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pysr import _ext
 from pysr.files import read_safetensors
 from pysr.nets import edsr, rcan, rdn, rrdb, vdsr
 from pysr.nets.checkpoints import PublicNames, State, count, unwrapped
@@ -51,10 +52,10 @@ SHIPPED = {
     "vdsr-lite": Entry("vdsr-lite.safetensors", f"narrow VDSR, any scale, {START}"),
 }
 
-# Of each scale the best that takes two CPU cores of any kind less than three seconds for a picture
-# of 480x320, and what a GPU is given instead.
+# Of each scale the best that takes two CPU cores less than three seconds for a picture of 480x320:
+# cores of any kind, or those with matrix tiles, whose model is a GPU's too.
 DEFAULTS = {4: "dan-mid-x4", 3: "dan-mid-x3", 2: "dan-mid-x2"}
-DEFAULTS_ON_GPU = {**DEFAULTS, 4: "dan-x4", 2: "dan-x2"}
+DEFAULTS_WHERE_FAST = {**DEFAULTS, 4: "dan-x4", 2: "dan-x2"}
 
 
 class ModelError(ValueError):
@@ -151,16 +152,16 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
 
 
 def default_model(scale: int | None = None, device: torch.device | None = None) -> str:
-    """The shipped model that is taken where none is named: of this scale, or for x4; on a GPU of
-    the published size, where one is shipped.
+    """The shipped model that is taken where none is named: of this scale, or for x4; for a device
+    that is a GPU, or a CPU with matrix tiles, of the published size where one is shipped.
 
     Raises ModelError for a scale that none is shipped for.
     """
     scale = 4 if scale is None else scale
     if scale not in DEFAULTS:
         raise ModelError(f"scale: no model for x{scale} is shipped; name one, or its file")
-    on_gpu = device is not None and device.type != "cpu"
-    return (DEFAULTS_ON_GPU if on_gpu else DEFAULTS)[scale]
+    fast = device is not None and (device.type != "cpu" or _ext.ISA == "amx")
+    return (DEFAULTS_WHERE_FAST if fast else DEFAULTS)[scale]
 
 
 def load_dan(model: str | Path | nn.Module) -> DAN:

@@ -20,7 +20,7 @@ import numpy as np
 
 import pysr
 from pysr.nets import DAN, default_model, fingerprint, load_dan
-from pysr.upscaler import TILE, Upscaler, check_tile
+from pysr.upscaler import TILE, Upscaler, check_tile, usable_device
 from pysr.video import adapting, checks
 from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
@@ -157,7 +157,7 @@ def upscale(
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
-    network = load_dan(default_model() if model is None else model)
+    network = load_dan(default_model(device=usable_device(device)) if model is None else model)
     # The engine takes its model to its device; the other one can be sent to workers.
     upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)

@@ -50,9 +50,9 @@ def exact(*tensors):
     return conditional_residual_block_reference(*wide)
 
 
-def narrows(device, dtype, *, constant=True):
+def narrows(device, dtype):
     """Tensor cores and matrix tiles take the hidden features in dtype."""
-    tiles = on_matrix_tiles(device) and constant and dtype == torch.bfloat16
+    tiles = on_matrix_tiles(device) and dtype == torch.bfloat16
     return tiles or (device.type == "cuda" and dtype != torch.float32)
 
 
@@ -88,8 +88,7 @@ def test_matches_reference(case, picture, dtype, device):
     gate = torch.linspace(-1, 2, case[0] * case[1]).view(case[:2]).to(device, dtype)
     for given in (tensors, [*tensors, gate]):
         out = conditional_residual_block(*given)
-        rounded = narrows(device, dtype, constant=not picture)
-        assert_matches(out.cpu(), exact(*given), dtype, rounded_between=rounded)
+        assert_matches(out.cpu(), exact(*given), dtype, rounded_between=narrows(device, dtype))
         assert out.is_contiguous()
 
 
@@ -122,9 +121,10 @@ def test_a_picture_that_is_constant(device):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_multiplied_in_bfloat16(case, device):
+@pytest.mark.parametrize("picture", [False, True], ids=["constant", "picture"])
+def test_multiplied_in_bfloat16(case, picture, device):
     """Weights and features between the convolutions are rounded, what they are added to is not."""
-    tensors = make(*case, device=device)
+    tensors = make(*case, device=device, picture=picture)
     gate = torch.linspace(-1, 2, case[0] * case[1]).view(case[:2]).to(device)
     for given in (tensors, [*tensors, gate]):
         out = conditional_residual_block(*given, bfloat16=True)

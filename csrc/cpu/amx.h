@@ -104,22 +104,25 @@ struct Flat {
 
   int64_t at(int64_t y, int64_t x) const { return (centre(y * row()) + x) * pitch; }
 
-  // A row of `channels` channels, which lie `channel` numbers apart, and the zero pixel behind it.
+  // A row of `channels` channels, which lie `channel` numbers apart, and the zero pixel behind it;
+  // `first` of a pixel's numbers are left as they are.
   template <class S>
-  void fill_row(const S* from, int64_t pixel, int64_t channel, int64_t channels,
-                BFloat16* to) const {
+  void fill_row(const S* from, int64_t pixel, int64_t channel, int64_t channels, BFloat16* to,
+                int64_t first = 0) const {
+    const int64_t numbers = pitch - first;
+    to += first;
     for (int64_t x = 0; x < w; ++x, from += pixel, to += pitch) {
       if (channel == 1) {
-        for (int64_t c = 0; c < pitch; c += kSide) {
-          store(to + c, load(from + c, first_lanes(channels - c)));
+        for (int64_t c = 0; c < numbers; c += kSide) {
+          store(to + c, load(from + c, first_lanes(channels - c)), first_lanes(numbers - c));
         }
       } else {
-        for (int64_t c = 0; c < pitch; ++c) {
+        for (int64_t c = 0; c < numbers; ++c) {
           to[c] = c < channels ? Narrow<BFloat16>::from(widen(from[c * channel])) : BFloat16{0};
         }
       }
     }
-    std::fill_n(to, pitch, BFloat16{0});
+    std::fill_n(to, numbers, BFloat16{0});
   }
   // Zeros above the first row and from the last one's end on.
   void clear_frame(BFloat16* to) const {

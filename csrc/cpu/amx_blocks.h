@@ -12,29 +12,37 @@
 namespace pysr {
 namespace amx {
 
-// The weights of conditional_residual_block, packed: both convolutions', first and second.
-int64_t block_weights(int64_t c, int64_t d);  // in numbers
-void pack_block(const float* conv1, const float* conv2, int64_t c, int64_t d, BFloat16* to);
+// Channels of conditional_residual_block: f's, and between its convolutions, of which the first one
+// convolves `inputs`: a constant condition's are left out.
+struct BlockChannels {
+  int64_t c, hidden, inputs;
+};
+
+// Its weights, packed: both convolutions', first and second.
+int64_t block_weights(const BlockChannels& channels);  // in numbers
+void pack_block(const float* conv1, const float* conv2, const BlockChannels& channels,
+                BFloat16* to);
 
 // The pictures of one block, of floats or bfloat16; their hidden features lie one after another.
 template <class S>
 struct BlockPictures {
-  int64_t c, d, h, w;
+  BlockChannels channels;
+  int64_t h, w;
   const BFloat16* packed;
-  const S* f;
+  const S *f, *cond;  // the condition where it is a picture
   S* out;
-  const int64_t *f_stride, *out_stride;
-  BFloat16* hidden;  // block_hidden(h, w, c + d) numbers each
+  const int64_t *f_stride, *cond_stride, *out_stride;
+  BFloat16* hidden;  // block_hidden(h, w, channels.hidden) numbers each
 };
 int64_t block_hidden(int64_t h, int64_t w, int64_t channels);
 int64_t block_padded(int64_t channels);  // channels of a pixel of `hidden`, or of sums and biases
 int64_t block_bands(int64_t h, int64_t w);  // parts of a picture that are worked on at once
-int64_t block_scratch(int64_t h, int64_t w, int64_t c);  // in bytes
+int64_t block_scratch(int64_t h, int64_t w, int64_t inputs);  // in bytes
 // Where the pixel (y, x) of a picture's hidden features lies.
 int64_t block_hidden_at(int64_t h, int64_t w, int64_t channels, int64_t y, int64_t x);
 // The zeros around them.
 void block_clear_frame(int64_t h, int64_t w, int64_t channels, BFloat16* hidden);
-// hidden = LeakyReLU(conv1(f) + cases), cases being (3, 3, padded); and its sums (padded).
+// hidden = LeakyReLU(conv1(f, cond) + cases), cases being (3, 3, padded); and its sums (padded).
 template <class S>
 void block_activate(const BlockPictures<S>& p, int64_t n, int64_t band, const float* cases,
                     float* sums, void* scratch);

@@ -1,6 +1,6 @@
-// conditional_residual_block in bfloat16 under a constant condition, by matrix tiles: the
-// two convolutions and what is stored with them. A picture is cut into bands of rows; a thread
-// stages a band of f in its own cache, the hidden features lie in memory.
+// conditional_residual_block in bfloat16, by matrix tiles: the two convolutions and what is stored
+// with them. A picture is cut into bands of rows; a thread stages a band of f, and of a condition
+// that is a picture, in its own cache, the hidden features lie in memory.
 #include <algorithm>
 #include <cstdint>
 
@@ -26,28 +26,29 @@ struct Band {
       : top(band * band_rows(h, w)), height(std::min(band_rows(h, w), h - top)) {}
 };
 
-PackedWeights shape1(int64_t c, int64_t d) { return {c, c + d}; }
-PackedWeights shape2(int64_t c, int64_t d) { return {c + d, c}; }
+PackedWeights shape1(const BlockChannels& channels) { return {channels.inputs, channels.hidden}; }
+PackedWeights shape2(const BlockChannels& channels) { return {channels.hidden, channels.c}; }
 
 template <class S>
 BFloat16* hidden(const BlockPictures<S>& p, int64_t n) {
-  return p.hidden + n * block_hidden(p.h, p.w, p.c + p.d);
+  return p.hidden + n * block_hidden(p.h, p.w, p.channels.hidden);
 }
 
 }  // namespace
 
-int64_t block_weights(int64_t c, int64_t d) {
-  return shape1(c, d).numbers() + shape2(c, d).numbers();
+int64_t block_weights(const BlockChannels& channels) {
+  return shape1(channels).numbers() + shape2(channels).numbers();
 }
 
-void pack_block(const float* conv1, const float* conv2, int64_t c, int64_t d, BFloat16* to) {
-  const auto of = [c, d](const float* weight) {
-    return [weight, inputs = c + d](int64_t o, int64_t i, int64_t u, int64_t v) {
-      return weight[((o * inputs + i) * 3 + u) * 3 + v];
+void pack_block(const float* conv1, const float* conv2, const BlockChannels& channels,
+                BFloat16* to) {
+  const auto of = [hidden = channels.hidden](const float* weight) {
+    return [weight, hidden](int64_t o, int64_t i, int64_t u, int64_t v) {
+      return weight[((o * hidden + i) * 3 + u) * 3 + v];
     };
   };
-  shape1(c, d).pack(to, of(conv1));
-  shape2(c, d).pack(to + shape1(c, d).numbers(), of(conv2));
+  shape1(channels).pack(to, of(conv1));
+  shape2(channels).pack(to + shape1(channels).numbers(), of(conv2));
 }
 
 int64_t block_hidden(int64_t h, int64_t w, int64_t channels) {
@@ -55,8 +56,8 @@ int64_t block_hidden(int64_t h, int64_t w, int64_t channels) {
 }
 int64_t block_padded(int64_t channels) { return round_up(channels, kSide); }
 int64_t block_bands(int64_t h, int64_t w) { return ceil_div(h, band_rows(h, w)); }
-int64_t block_scratch(int64_t h, int64_t w, int64_t c) {
-  return Flat(band_rows(h, w), w, c).numbers() * static_cast<int64_t>(sizeof(BFloat16));
+int64_t block_scratch(int64_t h, int64_t w, int64_t inputs) {
+  return Flat(band_rows(h, w), w, inputs).numbers() * static_cast<int64_t>(sizeof(BFloat16));
 }
 int64_t block_hidden_at(int64_t h, int64_t w, int64_t channels, int64_t y, int64_t x) {
   return Flat(h, w, channels).at(y, x);
@@ -70,18 +71,25 @@ void block_activate(const BlockPictures<S>& p, int64_t n, int64_t band, const fl
                     float* sums, void* scratch) {
   const Registers registers;
   const Band rows(p.h, p.w, band);
-  const Flat staged(rows.height, p.w, p.c), whole(p.h, p.w, p.c + p.d);
+  const BlockChannels& channels = p.channels;
+  const Flat staged(rows.height, p.w, channels.inputs), whole(p.h, p.w, channels.hidden);
   BFloat16* const from = static_cast<BFloat16*>(scratch);
   staged.clear_frame(from);
   const int64_t above = std::min<int64_t>(rows.top, 1);
   const int64_t below = std::min<int64_t>(p.h - rows.top - rows.height, 1);
   for (int64_t y = -above; y < rows.height + below; ++y) {
-    const S* const row = p.f + n * p.f_stride[0] + (rows.top + y) * p.f_stride[2];
-    staged.fill_row(row, p.f_stride[3], p.f_stride[1], p.c, from + staged.at(y, 0));
+    const auto fill = [&](const S* picture, const int64_t* stride, int64_t first, int64_t count) {
+      const S* const row = picture + n * stride[0] + (rows.top + y) * stride[2];
+      staged.fill_row(row, stride[3], stride[1], count, from + staged.at(y, 0), first);
+    };
+    fill(p.f, p.f_stride, 0, channels.c);
+    if (p.cond != nullptr) {
+      fill(p.cond, p.cond_stride, channels.c, channels.inputs - channels.c);
+    }
   }
   BFloat16* const to = hidden(p, n) + whole.at(rows.top, 0);
   std::fill_n(sums, whole.pitch, 0.0f);
-  convolve(staged, from, shape1(p.c, p.d), p.packed, 0, staged.steps(),
+  convolve(staged, from, shape1(channels), p.packed, 0, staged.steps(),
            [&](const Spots& spots, int64_t half, int64_t position, int64_t channel,
                const float* tile) {
     BFloat16* const pixels = to + position * whole.pitch + channel;
@@ -112,11 +120,12 @@ void block_add_residual(const BlockPictures<S>& p, int64_t n, int64_t band, cons
                         const float* gates) {
   const Registers registers;
   const Band rows(p.h, p.w, band);
-  const Flat part(rows.height, p.w, p.c + p.d);
+  const Flat part(rows.height, p.w, p.channels.hidden);
   // The pixel that its first position's first tap sees.
   const BFloat16* const from = hidden(p, n) + rows.top * part.row() * part.pitch;
-  const int64_t outputs = p.c;
-  convolve(part, from, shape2(p.c, p.d), p.packed + shape1(p.c, p.d).numbers(), 0, part.steps(),
+  const int64_t outputs = p.channels.c;
+  convolve(part, from, shape2(p.channels), p.packed + shape1(p.channels).numbers(), 0,
+           part.steps(),
            [&](const Spots& spots, int64_t half, int64_t, int64_t channel, const float* tile) {
     const __mmask16 lanes = first_lanes(outputs - channel);
     const __m512 more = _mm512_loadu_ps(bias + channel), gate = _mm512_loadu_ps(gates + channel);

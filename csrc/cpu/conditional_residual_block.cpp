@@ -292,23 +292,28 @@ class Block {
 };
 
 #ifdef PYSR_AMX
-// Matrix tiles multiply bfloat16; they take a constant condition.
+// Matrix tiles multiply bfloat16.
 bool on_matrix_tiles(const Params& p) {
   const bool wanted = p.dtype == DType::bfloat16 || (p.dtype == DType::float32 && p.bfloat16);
-  return isa() == Isa::amx && wanted && p.constant();
+  return isa() == Isa::amx && wanted;
+}
+
+amx::BlockChannels channels_of(const Params& p) {
+  return {p.c, p.hidden(), p.constant() ? p.c : p.hidden()};
 }
 
 template <class S>
 void run_on_matrix_tiles(const Params& p) {
+  const amx::BlockChannels channels = channels_of(p);
   const int64_t hidden = p.hidden(), bands = amx::block_bands(p.h, p.w);
   const int64_t padded = amx::block_padded(hidden), c_padded = amx::block_padded(p.c);
   const bool serial = p.n * p.h * p.w * hidden * p.c * 18 < kSerialProducts;
   const int threads = serial ? 1 : std::max(p.threads, 1);
   const SmallLayers<S> layers(p, true);
   const auto floats_of = [](int64_t bytes) { return round_up(ceil_div(bytes, 4), 16); };
-  const int64_t weight_numbers = p.packed == nullptr ? amx::block_weights(p.c, p.d) : 0;
+  const int64_t weight_numbers = p.packed == nullptr ? amx::block_weights(channels) : 0;
   const int64_t feature_numbers = amx::block_hidden(p.h, p.w, hidden);
-  const int64_t scratch_floats = floats_of(amx::block_scratch(p.h, p.w, p.c));
+  const int64_t scratch_floats = floats_of(amx::block_scratch(p.h, p.w, channels.inputs));
   Arena arena;
   const int64_t packed = arena.reserve(floats_of(2 * weight_numbers));
   const int64_t features = arena.reserve(p.n * floats_of(2 * feature_numbers));
@@ -316,13 +321,15 @@ void run_on_matrix_tiles(const Params& p) {
   arena.take();
   const auto halves = [&](int64_t start) { return reinterpret_cast<BFloat16*>(arena.at(start)); };
   amx::BlockPictures<S> pictures{};
-  pictures.c = p.c, pictures.d = p.d, pictures.h = p.h, pictures.w = p.w;
+  pictures.channels = channels, pictures.h = p.h, pictures.w = p.w;
   pictures.packed = static_cast<const BFloat16*>(p.packed);
   if (p.packed == nullptr) {
-    amx::pack_block(layers.conv1_weight(), layers.conv2_weight(), p.c, p.d, halves(packed));
+    amx::pack_block(layers.conv1_weight(), layers.conv2_weight(), channels, halves(packed));
     pictures.packed = halves(packed);
   }
   pictures.f = static_cast<const S*>(p.f), pictures.f_stride = p.f_stride;
+  pictures.cond = p.constant() ? nullptr : static_cast<const S*>(p.cond);
+  pictures.cond_stride = p.cond_stride;
   pictures.out = static_cast<S*>(p.out), pictures.out_stride = p.out_stride;
   pictures.hidden = halves(features);
 
@@ -368,7 +375,7 @@ int64_t conditional_residual_block_packed_cpu(const Params& p) {
   check(p.valid_weights(), "conditional_residual_block: weights out of range");
 #ifdef PYSR_AMX
   if (on_matrix_tiles(p)) {
-    return amx::block_weights(p.c, p.d) * static_cast<int64_t>(sizeof(BFloat16));
+    return amx::block_weights(channels_of(p)) * static_cast<int64_t>(sizeof(BFloat16));
   }
 #endif
   return BlockWeights(p, winograd_kernels()).floats() * static_cast<int64_t>(sizeof(float));
@@ -384,7 +391,7 @@ void conditional_residual_block_pack_cpu(const Params& p) {
     const Widened<S> weight2(p.conv2_weight, p.c * p.hidden() * 9);
 #ifdef PYSR_AMX
     if (on_matrix_tiles(p)) {
-      return amx::pack_block(weight1.data(), weight2.data(), p.c, p.d,
+      return amx::pack_block(weight1.data(), weight2.data(), channels_of(p),
                              static_cast<BFloat16*>(p.packed));
     }
 #endif

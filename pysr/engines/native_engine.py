@@ -1,7 +1,7 @@
 """DAN on pysr's own kernels: all that takes time of the Restorer and of the Estimator.
 
-In bfloat16 on a CPU, which takes matrix tiles (AMX), the Restorer's blocks multiply in it; what
-they add to, and all else, stays in float32.
+In bfloat16 on a CPU, which takes matrix tiles (AMX), the blocks of both multiply in it; what they
+add to, and all else, stays in float32.
 
 What remains in torch is a pass or two over a picture (the skip connection, whitening, averages)
 and the border of the published upscaling. On GPUs the Estimator does as well: it stays in float32,
@@ -60,10 +60,11 @@ class NativeEngine(TorchEngine):
             self._upscale = ConvShuffle.of(restorer.upscale[0], dtype, model.config.scale)
         else:
             self._upscale = LinearUpscaling(restorer.upscale, dtype)
-        # As in the torch engine, the Estimator stays in float32.
+        # As in the torch engine, the Estimator's tensors stay in float32.
         self._estimator_head = StridedHead(estimator.head_HR)
         self._estimator_body = [
-            Block(block, torch.float32, constant=False) for block in estimator.body
+            Block(block, torch.float32, constant=False, bfloat16=precision == "bfloat16")
+            for block in estimator.body
         ]
         self._estimator_out = ConvShuffle.of(estimator.out, torch.float32)
 

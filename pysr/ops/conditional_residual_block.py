@@ -54,11 +54,10 @@ def conditional_residual_block(
     *block.parameters())`` is ``block(f, cond)``.
 
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
-    types are computed and summed in float32, but that bfloat16 under a constant condition runs on
-    the matrix tiles of a CPU that has them, with the features between the convolutions rounded. On
-    the CPU float32 is fastest where f, and a cond that is a picture, are channels last. Other
-    devices, and installations without the compiled extension, run
-    `conditional_residual_block_reference`.
+    types are computed and summed in float32, but that bfloat16 runs on the matrix tiles of a CPU
+    that has them, with the features between the convolutions rounded. On the CPU float32 is fastest
+    where f, and a cond that is a picture, are channels last. Other devices, and installations
+    without the compiled extension, run `conditional_residual_block_reference`.
 
     Args:
         f: (N, C, H, W), no size empty; float32, bfloat16 or float16; any strides. C, D and the
@@ -71,8 +70,8 @@ def conditional_residual_block(
         gate: (N, C), takes the place of the attention's own gates, for a picture that is restored
             tile by tile, of which no tile knows the whole picture's means.
         packed: what `pack_conditional_residual_block` gave, for weights used many times.
-        bfloat16: let float32 be multiplied so too, under a constant condition and on matrix tiles;
-            f and the result keep their bits. Changes nothing elsewhere.
+        bfloat16: let float32 be multiplied so too, on matrix tiles; f and the result keep their
+            bits. Changes nothing elsewhere.
         inplace: overwrite f, and return it. Large pictures gain most: fresh memory comes page by
             page from the system.
     Returns:

@@ -101,10 +101,8 @@ struct Device {
   bool (*narrows)(const Params&);
 };
 
-// Matrix tiles take bfloat16, under a constant condition.
-bool narrows_on_cpu(const Params& p) {
-  return isa() == Isa::amx && p.dtype == DType::bfloat16 && p.constant();
-}
+// Matrix tiles take bfloat16.
+bool narrows_on_cpu(const Params& p) { return isa() == Isa::amx && p.dtype == DType::bfloat16; }
 bool always(const Params&) { return true; }
 
 template <class S>

@@ -211,27 +211,60 @@ def test_patches_are_cut_from_the_pictures(folder):
         tiles.patches(1, 201, generator)
 
 
-def test_a_share_of_the_patches_is_cut_larger_and_reduced(tmp_path):
+def test_a_share_of_the_patches_is_cut_larger_or_smaller(tmp_path):
     slope = 3  # of a ramp, grey levels a pixel: a patch reduced by r shows r times that
     ramp = np.broadcast_to(np.arange(80, dtype=np.uint8) * slope, (80, 80))
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     tiles = TileCache([tmp_path])
 
-    def slopes(size, reduced):
-        patches = tiles.patches(200, size, torch.Generator().manual_seed(0), reduced)
+    def slopes(size, *shares):
+        patches = tiles.patches(200, size, torch.Generator().manual_seed(0), *shares)
         assert patches.shape == (200, 3, size, size)
         inner = patches[:, 0, 5:-5, 5:-5] * 255
         across, down = inner.diff(dim=2).mean((1, 2)).abs(), inner.diff(dim=1).mean((1, 2)).abs()
         return torch.maximum(across, down) / slope
 
-    assert torch.equal(slopes(40, 0.0), torch.ones(200))
-    half, all_of_them = slopes(40, 0.5), slopes(40, 1.0)
-    assert 60 < (half > 1.01).sum() < 140
-    for factors, largest in ((half, 2.0), (all_of_them, 2.0), (slopes(64, 1.0), 1.25)):
-        assert 1 <= factors.min() and largest * 0.9 < factors.max() <= largest * 1.01
+    assert torch.equal(slopes(40), torch.ones(200))
+    for size, shares, least, most in (
+        (40, (0.5, 0.0), 1, 2),
+        (40, (1.0, 0.0), 1, 2),
+        (64, (1.0, 0.0), 1, 1.25),  # the picture has no more than 80
+        (40, (0.0, 1.0), 0.5, 1),
+        (40, (0.3, 0.3), 0.5, 2),
+    ):
+        factors = slopes(size, *shares)
+        assert least * 0.97 <= factors.min() <= least * 1.1
+        assert most * 0.9 <= factors.max() <= most * 1.03
+    assert 60 < (slopes(40, 0.5) > 1.01).sum() < 140
     assert torch.equal(slopes(80, 1.0), torch.ones(200))  # no room for a larger cut
-    with pytest.raises(ValueError, match=r"data.reduced: expected 0 to 1, got 1.5"):
-        DANData(folders=(str(tmp_path),), reduced=1.5)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"reduced": 1.5}, "data.reduced, data.enlarged: expected shares, .* got 1.5 and 0"),
+        ({"reduced": 0.6, "enlarged": 0.6}, "together at most 1, got 0.6 and 0.6"),
+        ({"enlarged": -0.1}, "expected shares"),
+        ({"learns": "restorer"}, "data.learns: expected both or estimator, got 'restorer'"),
+        ({"learns": "estimator", "apart": 5}, "neither apart nor guided"),
+    ],
+)
+def test_data_options_out_of_range(options, words):
+    with pytest.raises(ValueError, match=words):
+        DANData(folders=("tiles",), **options)
+
+
+def test_the_estimator_learns_alone(data, tmp_path):
+    data = dataclasses.replace(data, apart=0, patch=24, batch=8, learns="estimator")
+    torch.manual_seed(0)
+    start = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu")).model
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    options = dataclasses.replace(OPTIONS, steps=300, ema=0.9, learning_rate=3e-3)
+    after = train_dan(TINY, data, DEGRADATION, options, tmp_path).state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"Estimator"}
+    codes = [line["code"] for line in log(tmp_path) if "code" in line]
+    assert sum(codes[-50:]) < 0.8 * sum(codes[:50])
 
 
 def test_missing_pictures(tmp_path):

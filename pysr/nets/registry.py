@@ -41,6 +41,8 @@ START = "bicubic only: a start for adaptation"
 SHIPPED = {
     "dan-x4": Entry("dan-x4.safetensors", "DAN of the published size, x4, for real pictures"),
     "dan-x2": Entry("dan-x2.safetensors", "DAN of the published size, x2, for real pictures"),
+    "dan-x4-iso": Entry("dan-x4-iso.safetensors", "DAN of the published size, x4, isotropic blur"),
+    "dan-x2-iso": Entry("dan-x2-iso.safetensors", "DAN of the published size, x2, isotropic blur"),
     "dan-mid-x4": Entry("dan-mid-x4.safetensors", "DAN of middle size, x4, for real pictures"),
     "dan-mid-x3": Entry("dan-mid-x3.safetensors", "DAN of middle size, x3, for real pictures"),
     "dan-mid-x2": Entry("dan-mid-x2.safetensors", "DAN of middle size, x2, for real pictures"),

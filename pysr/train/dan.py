@@ -32,8 +32,10 @@ class DANData:
         patch: side of a LR patch in pixels (dan.txt: 64).
         batch: patches per step and process (dan.txt: 64).
         hold_out: pictures kept for validation.
-        reduced: share of the patches, 0 to 1, that are cut up to twice as large and reduced, see
-            `pysr.train.data.TileCache.patches`.
+        reduced, enlarged: shares of the patches, together at most 1, that are cut larger and
+            reduced, or smaller and enlarged, see `pysr.train.data.TileCache.patches`.
+        learns: "both", or "estimator": the Restorer stays as it is, and the Estimator learns in
+            every iteration of the loop, which takes half the time of a step.
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
@@ -50,14 +52,24 @@ class DANData:
     batch: int = 64
     hold_out: int = 6
     reduced: float = 0.0
+    enlarged: float = 0.0
+    learns: str = "both"
     apart: int = 0
     guided: int = 0
     damping: float | None = None
     start: str | None = None
 
     def __post_init__(self):
-        if not 0 <= self.reduced <= 1:
-            raise ValueError(f"data.reduced: expected 0 to 1, got {self.reduced}")
+        shares = (self.reduced, self.enlarged)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(
+                "data.reduced, data.enlarged: expected shares, together at most 1, got "
+                f"{self.reduced} and {self.enlarged}"
+            )
+        if self.learns not in ("both", "estimator"):
+            raise ValueError(f"data.learns: expected both or estimator, got {self.learns!r}")
+        if self.learns == "estimator" and (self.apart or self.guided):
+            raise ValueError("data.learns: the estimator alone learns neither apart nor guided")
 
 
 class DANLosses(nn.Module):
@@ -87,6 +99,26 @@ class DANLosses(nn.Module):
         return self.model.Restorer(lr, self.model.last_code(lr, self.model.config.iterations))
 
 
+class EstimatorLosses(nn.Module):
+    """L1 of the code of every iteration that a picture is restored with; the Restorer is frozen."""
+
+    def __init__(self, model: DAN):
+        super().__init__()
+        self.model = model
+        model.Restorer.requires_grad_(False)
+
+    def forward(self, lr: Tensor, kernels: Tensor, **_) -> dict[str, Tensor]:
+        model = self.model
+        true_code = model.encode(kernels)
+        code, losses = model.init_ker_map.expand(len(lr), -1), []
+        for _ in range(model.config.iterations - 1):
+            with torch.no_grad():
+                sr = model.Restorer(lr, code)
+            code = model.Estimator(sr, lr)
+            losses.append(F.l1_loss(code, true_code))
+        return {"code": torch.stack(losses).mean()}
+
+
 class DANTask:
     """See `pysr.train.loop.Task`."""
 
@@ -110,13 +142,15 @@ class DANTask:
             self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))
             initialise(self.model)
         self.model.train().to(device, memory_format=torch.channels_last)
-        self.module = DANLosses(self.model)
+        losses = EstimatorLosses if data.learns == "estimator" else DANLosses
+        self.module = losses(self.model)
         self.tiles = TileCache(data.folders, device, data.hold_out)
 
     def batch(self, step: int, generator: torch.Generator) -> dict:
         scale = self.degradation.scale
         size = self.data.patch * scale
-        hr = self.tiles.patches(self.data.batch, size, generator, self.data.reduced)
+        shares = (self.data.reduced, self.data.enlarged)
+        hr = self.tiles.patches(self.data.batch, size, generator, *shares)
         seed = int(torch.randint(2**62, (), generator=generator))
         lr, kernels = self.degradation(hr, torch.Generator(self.device).manual_seed(seed))
         return {
@@ -179,6 +213,8 @@ def train_dan(
         "degradation": _plain(degradation),
         "folders": list(data.folders),
         "reduced": data.reduced,
+        "enlarged": data.enlarged,
+        "learns": data.learns,
         "damping": data.damping,
         "start": data.start,
         "apart": data.apart,

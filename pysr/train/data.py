@@ -49,12 +49,18 @@ class TileCache:
         return len(self.tiles)
 
     def patches(
-        self, n: int, size: int, generator: torch.Generator, reduced: float = 0.0
+        self,
+        n: int,
+        size: int,
+        generator: torch.Generator,
+        reduced: float = 0.0,
+        enlarged: float = 0.0,
     ) -> Tensor:
         """n random patches (n, 3, size, size) in [0, 1], each flipped and rotated at random.
 
         A share `reduced` of them is cut larger, up to twice, and reduced by that: small pictures
-        have denser detail than parts of large ones.
+        have denser detail than parts of large ones. A share `enlarged` is cut smaller, down to
+        half, and enlarged: photographs of many pixels are soft.
         `generator` is a CPU generator: the draw costs no synchronisation with the device.
         Raises ValueError when a picture is smaller than a patch.
         """
@@ -68,21 +74,26 @@ class TileCache:
                     f"got {tile.shape[-1]}x{tile.shape[-2]}"
                 )
             side = size
-            if reduced and torch.rand((), generator=generator) < reduced:
-                (more,) = draw((min(2 * size, *tile.shape[-2:]) - size + 1,), generator)
-                side += more
+            if reduced or enlarged:
+                kind = torch.rand((), generator=generator)
+                if kind < reduced:
+                    (more,) = draw((min(2 * size, *tile.shape[-2:]) - size + 1,), generator)
+                    side += more
+                elif kind < reduced + enlarged:
+                    (less,) = draw((size // 2 + 1,), generator)
+                    side -= less
             y, x = draw((tile.shape[-2] - side + 1, tile.shape[-1] - side + 1), generator)
-            patch = _reduced(tile[:, y : y + side, x : x + side], size).rot90(turns, (1, 2))
+            patch = _resized(tile[:, y : y + side, x : x + side], size).rot90(turns, (1, 2))
             out.append(patch.flip(2) if flip else patch)
         return torch.stack(out).float() / 255
 
 
-def _reduced(patch: Tensor, size: int) -> Tensor:
+def _resized(patch: Tensor, size: int) -> Tensor:
     """A square uint8 patch (C, side, side) at `size` pixels a side, of 8 bits again."""
     if patch.shape[-1] == size:
         return patch
-    small = F.interpolate(patch[None].float(), (size, size), mode="bicubic", antialias=True)[0]
-    return small.round().clamp(0, 255).to(patch.dtype)
+    other = F.interpolate(patch[None].float(), (size, size), mode="bicubic", antialias=True)[0]
+    return other.round().clamp(0, 255).to(patch.dtype)
 
 
 def split(items: Sequence, hold_out: int) -> tuple[list, list]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays
-from pysr.nets import DAN, DEFAULTS, load_model
+from pysr.nets import DAN, DEFAULTS, default_model, load_model
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
 
@@ -64,6 +64,6 @@ def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tens
             f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
         )
     if not isinstance(model, DAN):
-        model = load_model(DEFAULTS[model.config.scale])
+        model = load_model(default_model(model.config.scale, device))
     with Upscaler(copy.deepcopy(model), device=str(device)) as upscaler:
         return upscaler.estimate(lr.cpu())

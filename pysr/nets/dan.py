@@ -322,8 +322,8 @@ class DAN(nn.Module):
 
     @torch.no_grad()
     def last_code(self, lr: Tensor, iterations: int) -> Tensor:
-        """The code (N, code_length) that the last of so many iterations restores (N, 3, H, W) with:
-        what the others come to."""
+        """The code (N, code_length) that the last of so many iterations restores lr with, what the
+        others come to (dan.txt, Figure 1); lr is (N, 3, H, W) in [0, 1]."""
         code = self.init_ker_map.to(lr.dtype).expand(len(lr), -1)
         for _ in range(iterations - 1):
             code = self.Estimator(self.Restorer(lr, code), lr)

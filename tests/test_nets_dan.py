@@ -305,7 +305,7 @@ def test_saved_models_load_again(tmp_path):
 
 
 def test_unreadable_models_are_named(tmp_path):
-    with pytest.raises(ModelError, match="expected one of .*dan-mid-x4.*'dan-huge'"):
+    with pytest.raises(ModelError, match="expected one of dan-x4, .*dan-mid-x4.*'dan-huge'"):
         load_model("dan-huge")
     with pytest.raises(ModelError, match="no file"):
         load_model(tmp_path / "missing.safetensors")

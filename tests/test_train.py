@@ -256,7 +256,6 @@ def test_data_options_out_of_range(options, words):
 
 def test_the_estimator_learns_alone(data, tmp_path):
     data = dataclasses.replace(data, apart=0, patch=24, batch=8, learns="estimator")
-    torch.manual_seed(0)
     start = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu")).model
     before = {name: value.clone() for name, value in start.state_dict().items()}
     options = dataclasses.replace(OPTIONS, steps=300, ema=0.9, learning_rate=3e-3)
@@ -265,6 +264,9 @@ def test_the_estimator_learns_alone(data, tmp_path):
     assert moved == {"Estimator"}
     codes = [line["code"] for line in log(tmp_path) if "code" in line]
     assert sum(codes[-50:]) < 0.8 * sum(codes[:50])
+    once = dataclasses.replace(TINY, iterations=1)
+    with pytest.raises(ValueError, match="data.learns: .* at least 2 iterations, got 1"):
+        train_dan(once, data, DEGRADATION, options, tmp_path)
 
 
 def test_missing_pictures(tmp_path):

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pysr import _ext
 from pysr.files import read_safetensors
 from pysr.nets import edsr, rcan, rdn, rrdb, vdsr
 from pysr.nets.checkpoints import PublicNames, State, count, unwrapped
@@ -23,6 +22,7 @@ from pysr.nets.rcan import RCAN, RCANConfig
 from pysr.nets.rdn import RDN, RDNConfig
 from pysr.nets.rrdb import RRDB, RRDBConfig
 from pysr.nets.vdsr import VDSR, VDSRConfig
+from pysr.ops.mixed_residual_block import on_matrix_tiles
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -162,7 +162,7 @@ def default_model(scale: int | None = None, device: torch.device | None = None) 
     scale = 4 if scale is None else scale
     if scale not in DEFAULTS:
         raise ModelError(f"scale: no model for x{scale} is shipped; name one, or its file")
-    fast = device is not None and (device.type != "cpu" or _ext.ISA == "amx")
+    fast = device is not None and (device.type != "cpu" or on_matrix_tiles(device))
     return (DEFAULTS_WHERE_FAST if fast else DEFAULTS)[scale]
 
 

@@ -100,10 +100,18 @@ class DANLosses(nn.Module):
 
 
 class EstimatorLosses(nn.Module):
-    """L1 of the code of every iteration that a picture is restored with; the Restorer is frozen."""
+    """L1 of the code of every iteration that a picture is restored with; the Restorer is frozen.
+
+    Raises ValueError for a model of one iteration, which restores with the first code.
+    """
 
     def __init__(self, model: DAN):
         super().__init__()
+        if model.config.iterations < 2:
+            raise ValueError(
+                "data.learns: the estimator alone needs a model of at least 2 iterations, got "
+                f"{model.config.iterations}"
+            )
         self.model = model
         model.Restorer.requires_grad_(False)
 

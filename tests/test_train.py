@@ -245,8 +245,12 @@ def test_a_share_of_the_patches_is_cut_larger_or_smaller(tmp_path):
         ({"reduced": 1.5}, "data.reduced, data.enlarged: expected shares, .* got 1.5 and 0"),
         ({"reduced": 0.6, "enlarged": 0.6}, "together at most 1, got 0.6 and 0.6"),
         ({"enlarged": -0.1}, "expected shares"),
-        ({"learns": "restorer"}, "data.learns: expected both or estimator, got 'restorer'"),
-        ({"learns": "estimator", "apart": 5}, "neither apart nor guided"),
+        ({"learns": "all"}, "data.learns: expected both, restorer, estimator, got 'all'"),
+        (
+            {"learns": "estimator", "apart": 5},
+            "the estimator alone learns neither apart nor guided",
+        ),
+        ({"learns": "restorer", "guided": 5}, "the restorer alone learns neither apart nor guided"),
     ],
 )
 def test_data_options_out_of_range(options, words):
@@ -254,19 +258,26 @@ def test_data_options_out_of_range(options, words):
         DANData(folders=("tiles",), **options)
 
 
-def test_the_estimator_learns_alone(data, tmp_path):
-    data = dataclasses.replace(data, apart=0, patch=24, batch=8, learns="estimator")
+@pytest.mark.parametrize(
+    "learns, loss, share", [("restorer", "picture", 0.97), ("estimator", "code", 0.8)]
+)
+def test_one_of_the_two_learns_alone(learns, loss, share, data, tmp_path):
+    data = dataclasses.replace(data, apart=0, patch=24, batch=8, learns=learns)
     start = DANTask(TINY, data, DEGRADATION, 0, torch.device("cpu")).model
     before = {name: value.clone() for name, value in start.state_dict().items()}
     options = dataclasses.replace(OPTIONS, steps=300, ema=0.9, learning_rate=3e-3)
     after = train_dan(TINY, data, DEGRADATION, options, tmp_path).state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"Estimator"}
-    codes = [line["code"] for line in log(tmp_path) if "code" in line]
-    assert sum(codes[-50:]) < 0.8 * sum(codes[:50])
+    assert moved == {learns.capitalize()}
+    values = [line[loss] for line in log(tmp_path) if loss in line]
+    assert sum(values[-50:]) < share * sum(values[:50])
+
+
+def test_the_estimator_alone_needs_a_loop(data, tmp_path):
+    data = dataclasses.replace(data, apart=0, learns="estimator")
     once = dataclasses.replace(TINY, iterations=1)
     with pytest.raises(ValueError, match="data.learns: .* at least 2 iterations, got 1"):
-        train_dan(once, data, DEGRADATION, options, tmp_path)
+        train_dan(once, data, DEGRADATION, OPTIONS, tmp_path)
 
 
 def test_missing_pictures(tmp_path):

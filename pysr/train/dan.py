@@ -34,8 +34,8 @@ class DANData:
         hold_out: pictures kept for validation.
         reduced, enlarged: shares of the patches, together at most 1, that are cut larger and
             reduced, or smaller and enlarged, see `pysr.train.data.TileCache.patches`.
-        learns: "both", or "estimator": the Restorer stays as it is, and the Estimator learns in
-            every iteration of the loop, which takes half the time of a step.
+        learns: "both"; "restorer": told the true code, while the Estimator stays as it is; or
+            "estimator": in every iteration of the loop, while the Restorer stays as it is.
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
@@ -66,10 +66,12 @@ class DANData:
                 "data.reduced, data.enlarged: expected shares, together at most 1, got "
                 f"{self.reduced} and {self.enlarged}"
             )
-        if self.learns not in ("both", "estimator"):
-            raise ValueError(f"data.learns: expected both or estimator, got {self.learns!r}")
-        if self.learns == "estimator" and (self.apart or self.guided):
-            raise ValueError("data.learns: the estimator alone learns neither apart nor guided")
+        if self.learns not in LOSSES:
+            raise ValueError(f"data.learns: expected {', '.join(LOSSES)}, got {self.learns!r}")
+        if self.learns != "both" and (self.apart or self.guided):
+            raise ValueError(
+                f"data.learns: the {self.learns} alone learns neither apart nor guided"
+            )
 
 
 class DANLosses(nn.Module):
@@ -97,6 +99,18 @@ class DANLosses(nn.Module):
     def looped(self, lr: Tensor) -> Tensor:
         """The picture that the last iteration shows the Estimator."""
         return self.model.Restorer(lr, self.model.last_code(lr, self.model.config.iterations))
+
+
+class RestorerLosses(nn.Module):
+    """L1 of the picture, restored with the true code; the Estimator is frozen."""
+
+    def __init__(self, model: DAN):
+        super().__init__()
+        self.model = model
+        model.Estimator.requires_grad_(False)
+
+    def forward(self, hr: Tensor, lr: Tensor, kernels: Tensor, **_) -> dict[str, Tensor]:
+        return {"picture": F.l1_loss(self.model.Restorer(lr, self.model.encode(kernels)), hr)}
 
 
 class EstimatorLosses(nn.Module):
@@ -127,6 +141,9 @@ class EstimatorLosses(nn.Module):
         return {"code": torch.stack(losses).mean()}
 
 
+LOSSES = {"both": DANLosses, "restorer": RestorerLosses, "estimator": EstimatorLosses}
+
+
 class DANTask:
     """See `pysr.train.loop.Task`."""
 
@@ -150,8 +167,7 @@ class DANTask:
             self.model = DAN(config, blur.pca_basis(kernels, config.code_length, data.damping))
             initialise(self.model)
         self.model.train().to(device, memory_format=torch.channels_last)
-        losses = EstimatorLosses if data.learns == "estimator" else DANLosses
-        self.module = losses(self.model)
+        self.module = LOSSES[data.learns](self.model)
         self.tiles = TileCache(data.folders, device, data.hold_out)
 
     def batch(self, step: int, generator: torch.Generator) -> dict:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 from published import loop
+from records import made_by
 from torch import Tensor
 
 import pysr
@@ -122,7 +123,7 @@ def write_summary(options: argparse.Namespace, names: list[str], rows: list[list
             "largest_loss_of_a_case": round(max(losses), 4),
         }
     content = {
-        "command": " ".join(["python", *sys.argv]),
+        **made_by(),
         "model": options.model,
         "cases": len(rows),
         "methods": methods,

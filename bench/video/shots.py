@@ -25,6 +25,9 @@ from torch import Tensor
 from pysr import arrays, pictures
 from pysr.video.shots import find_shots
 
+sys.path.append(str(Path(__file__).parent.parent))
+from records import made_by  # noqa: E402
+
 CLIPS, SHOTS, SIZE = 12, 10, (135, 240)
 
 
@@ -63,7 +66,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if options.json:
-        about = {"command": " ".join(["python", *sys.argv]), "scenedetect": version("scenedetect")}
+        about = {**made_by(), "scenedetect": version("scenedetect")}
         result = {**about, "frames": frames_in_all, "measured": rows}
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
 

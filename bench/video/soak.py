@@ -21,6 +21,9 @@ import torch
 
 from pysr.nets import DAN, DANConfig, save_model
 
+sys.path.append(str(Path(__file__).parent.parent))
+from records import made_by  # noqa: E402
+
 ALLOWED = 0.05
 
 
@@ -42,7 +45,7 @@ def main() -> int:
     print(f"growth {growth:+.1%}, allowed {ALLOWED:.0%}")
     if options.json:
         result = {
-            "command": " ".join(["python", *sys.argv]),
+            **made_by(),
             "frames": options.frames,
             "size": options.size,
             "peak_bytes": peaks,

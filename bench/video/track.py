@@ -36,6 +36,9 @@ from pysr.upscaler import Estimate, Upscaler
 from pysr.video.flicker import Flicker
 from pysr.video.track import track
 
+sys.path.append(str(Path(__file__).parent.parent))
+from records import made_by  # noqa: E402
+
 NOISE = 2 / 255
 LEVELS = 255
 Restored = tuple[Sequence[Tensor], Sequence[Estimate]]  # pictures and their blurs
@@ -80,10 +83,9 @@ def main() -> None:
                 print(rows[-1], flush=True)
     if options.json:
         result = {
-            "command": " ".join(["python", *sys.argv]),
+            **made_by(),
             "scale": scale,
             "frames": len(hr),
-            "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "measured": [asdict(row) for row in rows],
         }

@@ -7,6 +7,7 @@ the `Unpacked` it returns puts a result together again in the user's own form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,10 +84,10 @@ def unpack(image) -> Unpacked:
     Args:
         image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1],
             RGB; or torch (N, 3, H, W), floating point in [0, 1]; or an array with __dlpack__ of one
-            of the numpy shapes.
+            of the numpy shapes. Floating point a little outside [0, 1] is clipped.
     Raises:
         TypeError: for another type or dtype.
-        ValueError: for another shape, no pixels, NaN or infinity.
+        ValueError: for another shape, no pixels, NaN or infinity, values below -1 or above 2.
     """
     if isinstance(image, torch.Tensor):
         tensor, batched, wrap = image, True, lambda t: t
@@ -114,8 +115,11 @@ def unpack(image) -> Unpacked:
         values = as_float(tensor)
     elif tensor.dtype in _FLOATS:
         values = tensor.to(torch.float32)
-        if not bool(torch.isfinite(values).all()):
+        least, most = torch.stack(torch.aminmax(values)).tolist()
+        if not (math.isfinite(least) and math.isfinite(most)):
             raise ValueError("image: expected finite values, got NaN or infinity")
+        if least < -1 or most > 2:  # beyond what sharpening a picture in [0, 1] leaves
+            raise ValueError(f"image: expected values in [0, 1], got {least:.4g} to {most:.4g}")
     else:
         raise TypeError(f"image: expected uint8, uint16 or floating point, got {tensor.dtype}")
     channels = tensor.shape[1]
@@ -132,8 +136,10 @@ def as_float(tensor: Tensor) -> Tensor:
 def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
     """A torch tensor sharing memory with a numpy or DLPack array, and the way back."""
     if isinstance(image, np.ndarray):
-        if not image.dtype.isnative or any(stride < 0 for stride in image.strides):
-            image = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+        flags, strides = image.flags, image.strides
+        # torch takes neither of the first two, and warns of the third: Pillow's pictures are so.
+        if not image.dtype.isnative or min(strides, default=0) < 0 or not flags.writeable:
+            image = np.array(image, dtype=image.dtype.newbyteorder("="), order="C")
         try:
             return torch.from_numpy(image), lambda t: t.cpu().numpy()
         except TypeError:

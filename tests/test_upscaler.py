@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data as photographs
 
 import pysr
@@ -97,6 +98,13 @@ def test_views_of_larger_arrays(upscaler, photograph):
     big_endian = small(photograph, 20, 20, dtype=np.uint16).astype(">u2")
     native = big_endian.astype("=u2")
     np.testing.assert_array_equal(upscaler(big_endian).image, upscaler(native).image)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_that_may_not_be_written(upscaler, photograph):
+    frozen = np.asarray(Image.fromarray(photograph[:40, :50]))
+    assert not frozen.flags.writeable
+    assert np.array_equal(upscaler(frozen).image, upscaler(frozen.copy()).image)
 
 
 def test_alpha_is_interpolated_and_colours_are_not_touched_by_it(upscaler, photograph):
@@ -255,6 +263,8 @@ def test_small_pictures_are_looked_at_whole():
         (np.zeros((4, 4, 3), bool), TypeError, "uint8, uint16 or floating point"),
         (np.zeros((4, 4, 3), "U1"), TypeError, "uint8, uint16 or floating point"),
         (np.full((4, 4, 3), np.nan, np.float32), ValueError, "NaN"),
+        (np.full((4, 4), 255.0), ValueError, r"values in \[0, 1\], got 255 to 255"),
+        (-9 * torch.ones(1, 3, 4, 4).half(), ValueError, r"values in \[0, 1\], got -9 to -9"),
         (torch.zeros(3, 4, 4), ValueError, r"torch tensor \(N, 3, H, W\)"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError, "floating point"),
         ([[1, 2], [3, 4]], TypeError, "numpy, torch or an array with __dlpack__, got list"),

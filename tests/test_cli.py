@@ -95,9 +95,11 @@ def test_upscale_a_folder_and_name_what_failed(picture, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["0.png", "1.png"]
 
 
-def test_a_folder_is_not_overwritten_by_its_results(picture, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["upscale", "degrade"])
+def test_results_do_not_overwrite_their_sources(command, picture, tmp_path, capsys):
     before = picture.read_bytes()
-    assert "overwrite" in failure(capsys, "upscale", tmp_path, tmp_path)
+    for source, target in [(tmp_path, tmp_path), (picture, tmp_path), (picture, picture)]:
+        assert "would overwrite" in failure(capsys, command, source, target, "--scale", 2)
     assert picture.read_bytes() == before
 
 
@@ -191,7 +193,7 @@ def test_doctor_finds_everything_in_order(capsys):
             "upscales x4",
         ),
         (("upscale", "{in}", "{tmp}/o.png", "--scale", "7"), "no model for x7"),
-        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/none.npy"), "none.npy"),
+        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/none.npy"), "none.npy: no such file"),
         (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/sum2.npy"), "sum of 1"),
         (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/nan.npy"), "finite"),
         (("upscale", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),

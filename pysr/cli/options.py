@@ -94,6 +94,8 @@ def kernel(path: str | None) -> np.ndarray | None:
         return None
     suffix = Path(path).suffix.lower()
     try:
+        if not Path(path).is_file():
+            raise ValueError("no such file")
         if suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         elif suffix == ".json":
@@ -125,10 +127,14 @@ def outputs(
 
     Args:
         endings: of the files in a folder that are taken, and what those of their results are.
+    Raises:
+        ValueError: where a result would overwrite a source or another result.
     """
     if not source.is_dir():
         if target.is_dir():
             target = target / source.name
+        if target.exists() and source.exists() and target.samefile(source):
+            raise ValueError(f"{target}: the result would overwrite its source")
         return [(source, target)]
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder, since {source} is one")

@@ -193,7 +193,7 @@ def test_doctor_finds_everything_in_order(capsys):
             "upscales x4",
         ),
         (("upscale", "{in}", "{tmp}/o.png", "--scale", "7"), "no model for x7"),
-        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/none.npy"), "none.npy: no such file"),
+        (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/no.npy"), "no.npy: no such file"),
         (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/sum2.npy"), "sum of 1"),
         (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/nan.npy"), "finite"),
         (("upscale", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),

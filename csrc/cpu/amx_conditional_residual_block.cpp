@@ -124,8 +124,8 @@ void block_add_residual(const BlockPictures<S>& p, int64_t n, int64_t band, cons
   // The pixel that its first position's first tap sees.
   const BFloat16* const from = hidden(p, n) + rows.top * part.row() * part.pitch;
   const int64_t outputs = p.channels.c;
-  convolve(part, from, shape2(p.channels), p.packed + shape1(p.channels).numbers(),
-           0, part.steps(),
+  convolve(part, from, shape2(p.channels), p.packed + shape1(p.channels).numbers(), 0,
+           part.steps(),
            [&](const Spots& spots, int64_t half, int64_t, int64_t channel, const float* tile) {
     const __mmask16 lanes = first_lanes(outputs - channel);
     const __m512 more = _mm512_loadu_ps(bias + channel), gate = _mm512_loadu_ps(gates + channel);

@@ -130,16 +130,14 @@ def outputs(
     Raises:
         ValueError: where a result would overwrite a source or another result.
     """
+    if target.is_dir() and not source.is_dir():
+        target = target / source.name
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"{target}: the result would overwrite its source")
     if not source.is_dir():
-        if target.is_dir():
-            target = target / source.name
-        if target.exists() and source.exists() and target.samefile(source):
-            raise ValueError(f"{target}: the result would overwrite its source")
         return [(source, target)]
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: expected a folder, since {source} is one")
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"{target}: results would overwrite their sources")
     paths = pictures.listing(source, tuple(endings))
     target.mkdir(parents=True, exist_ok=True)
     pairs = [(path, target / _result_name(path, endings)) for path in paths]

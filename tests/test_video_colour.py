@@ -88,6 +88,18 @@ def test_samples_pass_through_a_frame_unchanged(pixel_format, depth):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("pixel_format", ["p010le", "p210le", "y210le"])
+def test_no_frame_is_torn_where_rows_do_not_fill_whole_vectors(pixel_format):
+    """swscale on several threads gets rows wrong in most frames of this width."""
+    drawn = torch.randint(0, 1024, (768, 1366), generator=torch.Generator().manual_seed(2))
+    luma = drawn.to(torch.uint16)
+    down = 2 if pixel_format == "p010le" else 1
+    chroma = luma[::down, ::2].contiguous()
+    for _ in range(8):
+        planes = from_frame(to_frame((luma, chroma, chroma), pixel_format))
+        assert all(map(torch.equal, planes, (luma, chroma, chroma)))
+
+
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("range_", [LIMITED, FULL])
 def test_swscale_agrees_to_half_a_level(matrix, range_):

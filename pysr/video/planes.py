@@ -76,7 +76,7 @@ def from_frame(frame) -> tuple[Tensor, Tensor, Tensor]:
     found = layout(frame.format.name)
     # yuvj420p and its like are the planar formats under an older name.
     if frame.format.name.replace("yuvj", "yuv") != found.planar:
-        frame = frame.reformat(format=found.planar)
+        frame = _moved(frame, found.planar)
     planes = [torch.from_numpy(_view(plane, found.depth).copy()) for plane in frame.planes]
     if found.grey:
         neutral = torch.full((1, 1), 1 << (found.depth - 1), dtype=torch.int32)
@@ -91,7 +91,16 @@ def to_frame(planes: tuple[Tensor, Tensor, Tensor], pixel_format: str):
     frame = pyav().VideoFrame(width, height, wanted.planar)
     for plane, values in zip(frame.planes, planes, strict=True):
         _view(plane, wanted.depth)[:] = values.cpu().numpy()
-    return frame if wanted.planar == pixel_format else frame.reformat(format=pixel_format)
+    return frame if wanted.planar == pixel_format else _moved(frame, pixel_format)
+
+
+def _moved(frame, pixel_format: str):
+    """The frame's samples in another layout.
+
+    On one thread: swscale writes whole vectors past the end of a row, and with several threads into
+    a row that another has finished (FFmpeg 8, p010le 1366 wide: 576 of 600 frames were wrong).
+    """
+    return frame.reformat(format=pixel_format, threads=1)
 
 
 def _view(plane, depth: int) -> np.ndarray:

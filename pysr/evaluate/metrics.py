@@ -10,6 +10,7 @@ from pysr.colour import luma
 from pysr.degrade import to_8bit
 
 
+@torch.no_grad()
 def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:
     """PSNR in dB between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
 
@@ -20,6 +21,7 @@ def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:
     return float(10 * torch.log10(255.0**2 / error))
 
 
+@torch.no_grad()
 def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
     """SSIM between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
 

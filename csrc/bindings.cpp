@@ -24,6 +24,8 @@
 
 #ifdef PYSR_WITH_CUDA
 #include <cuda_runtime.h>
+
+#include "cuda/obstacle.h"
 #endif
 
 namespace py = pybind11;
@@ -162,6 +164,7 @@ PYBIND11_MODULE(_C, m) {
 #ifdef PYSR_WITH_CUDA
   m.attr("cuda_version") = CUDART_VERSION;
   m.attr("cuda_architectures") = PYSR_CUDA_ARCHITECTURES;
+  m.def("cuda_obstacle", pysr::cuda_obstacle);
 #else
   m.attr("cuda_version") = py::none();
   m.attr("cuda_architectures") = "";

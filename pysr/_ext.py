@@ -6,6 +6,7 @@ and what cannot do so calls `require`, which explains. `report` is what ``pysr d
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ except ImportError as error:
 else:
     _REASON = ""
 
-# Device types that the kernels run on; constants, so that compiled graphs can branch on them.
+# Device types that there are kernels for.
 DEVICES = frozenset(
     device
     for device, present in (
@@ -75,6 +76,24 @@ def report() -> Report:
         isas=tuple(_C.isas()),
         threads=torch.get_num_threads(),
     )
+
+
+@torch.compiler.assume_constant_result
+def serves(device: torch.device) -> bool:
+    """Whether the kernels run on this device; compiled graphs can branch on it."""
+    if device.type not in DEVICES:
+        return False
+    return device.type != "cuda" or cuda_obstacle(device.index) == ""
+
+
+@functools.cache
+def cuda_obstacle(index: int | None = None) -> str:
+    """Why CUDA kernels that are there do not run on a GPU (None: the current one), in CUDA's words:
+    it, or its driver, may be older than they are. Empty if they do."""
+    if not torch.cuda.is_available():
+        return "torch can use no GPU"
+    with torch.cuda.device(index):
+        return _C.cuda_obstacle()
 
 
 def release_memory() -> None:

@@ -76,6 +76,14 @@ def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):
     assert len(pictures) == 5 and Image.open(pictures[0]).size == (128, 96)
     assert run("upscale", pattern, tmp_path / "again.mkv", *arguments) == 0
     assert len(decoded(tmp_path / "again.mkv")) == 5
+    assert run("upscale", pattern.parent, tmp_path / "larger" / "%d.png", *arguments) == 0
+    assert Image.open(tmp_path / "larger" / "4.png").size == (256, 192)
+
+
+def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_model, tmp_path):
+    Image.fromarray(photographs.astronaut()[:40, :40]).save(tmp_path / "in", "png")
+    assert run("upscale", tmp_path / "in", tmp_path / "out.png", "--model", tiny_model) == 0
+    assert Image.open(tmp_path / "out.png").size == (80, 80)
 
 
 @pytest.mark.parametrize(

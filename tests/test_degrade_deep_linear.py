@@ -78,3 +78,10 @@ def test_a_known_blur_is_learned_from_pairs():
 def test_a_blur_too_large_to_fold_is_one_line():
     with pytest.raises(ValueError, match="at most 45x45 taps at x4, got 51"):
         GivenBlur(4, torch.ones(51, 51) / 51**2)
+
+
+def test_nothing_is_rounded_under_autocast(device):
+    network, hr = DeepLinear(2).to(device), torch.rand(1, 3, 26, 24, device=device)
+    expected = network(hr)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(network(hr), expected)

@@ -121,6 +121,23 @@ def test_engines_say_what_they_lack(monkeypatch):
     assert candidates("auto", torch.device("cpu"))[0] == ("torch", "float32")
 
 
+def test_a_gpu_or_driver_that_the_kernels_are_too_new_for_is_left_to_torch(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(_ext, "DEVICES", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(_ext, "cuda_obstacle", lambda index: f"no kernel image for GPU {index}")
+    assert _ext.serves(torch.device("cpu")) and not _ext.serves(gpu)
+    assert candidates("auto", gpu)[0][0] == "torch"
+    with pytest.raises(ValueError, match="native: .* not run on cuda:0: no kernel image for GPU 0"):
+        candidates("native", gpu)
+
+
+def test_compiled_kernels_tell_whether_they_run_on_the_gpu_here():
+    if "cuda" not in _ext.DEVICES:
+        pytest.skip("no CUDA kernels")
+    assert (_ext._C.cuda_obstacle() == "") == torch.cuda.is_available()
+    assert _ext.serves(torch.device("cuda")) == torch.cuda.is_available()
+
+
 def test_auto_takes_the_native_kernels_on_a_cpu_in_its_fastest_precision(monkeypatch):
     cpu = torch.device("cpu")
     fastest = "bfloat16" if on_matrix_tiles(cpu) else "float32"

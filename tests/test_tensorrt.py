@@ -25,9 +25,9 @@ from pysr.engines.plan_files import cached_plan, plan_path, read_plan, write_pla
 from pysr.engines.takeover import Takeover
 from pysr.engines.tensorrt_build import (
     PROFILES,
-    Target,
     TensorRTError,
     build_plan,
+    installed_package,
     load_package,
     plan_facts,
     profile_for,
@@ -331,10 +331,10 @@ def test_changed_weights_are_taken_over(hand_over):
 @pytest.fixture(scope="module")
 def gpu():
     device = torch.device("cuda")
-    obstacle = TensorRTEngine.obstacle(device) if torch.cuda.is_available() else "no GPU"
-    if obstacle and os.environ.get("PYSR_REQUIRE_CUDA") == "1":
-        pytest.fail(f"PYSR_REQUIRE_CUDA=1, but: {obstacle}")
-    if obstacle:
+    if not torch.cuda.is_available() and os.environ.get("PYSR_REQUIRE_CUDA") == "1":
+        pytest.fail("PYSR_REQUIRE_CUDA=1, but there is no GPU")
+    obstacle = TensorRTEngine.obstacle(device)
+    if obstacle:  # no TensorRT, or one that does not serve this GPU
         pytest.skip(obstacle)
     return device
 
@@ -359,6 +359,5 @@ def test_an_engine_on_a_gpu(gpu, precision, apart):
 
 
 def test_an_engine_file_that_is_foreign_does_not_load(gpu):
-    target = Target("tensorrt-rtx", ("sm89",))
     with pytest.raises(TensorRTError, match="does not load"):
-        tensorrt_engine.Runner(target.package, b"no engine" * 100, gpu, None)
+        tensorrt_engine.Runner(installed_package(), b"no engine" * 100, gpu, None)

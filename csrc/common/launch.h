@@ -26,7 +26,10 @@ cudaError_t launch(void (*kernel)(P...), int64_t blocks, dim3 threads, size_t sh
   if (shared > 48 * 1024) {
     const cudaError_t refused = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (refused != cudaSuccess) return refused;
+    if (refused != cudaSuccess) {
+      cudaGetLastError();  // else the next launch would find this one's error
+      return refused;
+    }
   }
   kernel<<<dim3(static_cast<unsigned>(blocks)), threads, shared, stream>>>(arguments...);
   return cudaGetLastError();

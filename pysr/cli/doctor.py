@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         devices = [
             f"{device} ({', '.join(usable[device])})"
             for device in sorted(_ext.DEVICES)
-            if device != "cuda" or torch.cuda.is_available()
+            if _ext.serves(torch.device(device))
         ]
         lines.append((f"operator {name}", ", ".join(devices) or "plain torch"))
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
@@ -72,7 +72,9 @@ def _engine(name: str, device: torch.device) -> str:
 def _cuda(kernels: _ext.Report) -> str:
     if kernels.cuda is None:
         return "none compiled in"
-    return f"{kernels.cuda} for {', '.join(kernels.cuda_architectures)}"
+    compiled = f"{kernels.cuda} for {', '.join(kernels.cuda_architectures)}"
+    obstacle = _ext.cuda_obstacle()
+    return f"{compiled}, not used: {obstacle}" if obstacle else compiled
 
 
 def _gpu() -> str:

@@ -63,11 +63,16 @@ def _value(options: argparse.Namespace, name: str) -> object:
 
 
 def is_video(source: Path, target: Path) -> bool:
-    """Whether a source is a clip: any file that is not named like a picture, a pattern of pictures,
-    or a folder that is to become one file."""
+    """Whether a source is a clip: a pattern of pictures, a folder that is to become one file, or
+    any file that is not named like a picture; but for one that is named like neither, where the
+    target is a picture."""
+    to_picture = target.suffix.lower() in pictures.READABLE and not images.is_sequence(target)
     if source.is_dir():
-        return target.suffix.lower() not in ("", *pictures.READABLE) and not target.is_dir()
-    return images.is_sequence(source) or source.suffix.lower() not in pictures.READABLE
+        return target.suffix != "" and not to_picture and not target.is_dir()
+    ending = source.suffix.lower()
+    if images.is_sequence(source) or ending in CLIPS:
+        return True
+    return ending not in pictures.READABLE and not to_picture
 
 
 def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:

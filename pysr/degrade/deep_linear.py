@@ -105,7 +105,8 @@ def degraded(hr: Tensor, kernel: Tensor, bicubic: Tensor, scale: int) -> Tensor:
 
 def convolved(a: Tensor, b: Tensor) -> Tensor:
     """The kernel (k + l - 1, k + l - 1) that does what (k, k) and (l, l) do one after the other."""
-    return F.conv_transpose2d(a[None, None], b[None, None])[0, 0]
+    with torch.autocast(a.device.type, enabled=False):  # rounded, its taps would not sum to 1
+        return F.conv_transpose2d(a[None, None], b[None, None])[0, 0]
 
 
 def bicubic_taps(scale: int) -> Tensor:

@@ -36,6 +36,8 @@ class NativeEngine(TorchEngine):
     def obstacle(device: torch.device, precision: str = "float32") -> str:
         if device.type not in _ext.DEVICES:
             return f"no compiled kernels for {device.type}"
+        if not _ext.serves(device):
+            return f"the kernels do not run on {device}: {_ext.cuda_obstacle(device.index)}"
         if device.type != "cpu" or precision == "float32":
             return ""
         if precision == "bfloat16":

@@ -8,6 +8,7 @@ from torch import Tensor
 from pysr import _ext
 
 DEVICES = ("cpu", "cuda")
+ALIGNMENT = 16  # bytes, of what kernels copy at once
 
 
 def launch(name: str, device: torch.device, **fields) -> None:
@@ -43,13 +44,17 @@ def check_packed(name: str, device: torch.device, packed: Tensor, fields: dict) 
     """That `packed` can be what `pack` gives for these fields.
 
     Raises:
-        ValueError: for one of other weights, another device or another choice of options.
+        ValueError: for one of other weights, another device or another choice of options, or a part
+            of another tensor, whose address may not be one that kernels can read from.
     """
     expected = _packed_bytes(name, device, fields)
-    if packed.dtype != torch.uint8 or packed.device != device or packed.numel() != expected:
+    whole = packed.is_contiguous() and packed.data_ptr() % ALIGNMENT == 0
+    right = packed.dtype == torch.uint8 and packed.device == device and packed.numel() == expected
+    if not (whole and right):
         raise ValueError(
             f"packed: expected {expected} bytes on {device} from pack_{name}, "
             f"got {packed.numel()} of {packed.dtype} on {packed.device}"
+            f"{'' if whole else ', a part of another tensor'}"
         )
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
+from pysr.ops._autocast import in_widest_type
 from pysr.ops._check import (
     HALVES,
     check_integer,
@@ -25,6 +26,7 @@ from pysr.ops._windows import check_padding, outputs, padded
 MAX_BASES, MAX_SIZE, MAX_STRIDE = 32, 31, 4
 
 
+@in_widest_type
 def basis_svconv(
     x: Tensor, coefficients: Tensor, bases: Tensor, stride: int = 1, padding: str = "reflect"
 ) -> Tensor:
@@ -39,6 +41,7 @@ def basis_svconv(
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are summed in float32. Other devices, and installations without the compiled extension,
     run `basis_svconv_reference`. Differentiable by x, coefficients and bases, any number of times.
+    Under autocast all are taken in the widest of their types.
 
     Args:
         x: (N, C, H, W), no size empty; float32, float64, bfloat16 or float16; any strides.
@@ -57,7 +60,7 @@ def basis_svconv(
         TypeError: for arguments of other types or dtypes.
     """
     check_arguments(x, coefficients, bases, stride, padding)
-    if x.device.type in _ext.DEVICES:
+    if _ext.serves(x.device):
         return torch.ops.pysr.basis_svconv(x, coefficients, bases, stride, padding)
     return basis_svconv_reference(x, coefficients, bases, stride, padding)
 

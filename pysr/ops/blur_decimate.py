@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
+from pysr.ops._autocast import in_widest_type
 from pysr.ops._blur import accumulator, check_blur, register_blur
 from pysr.ops._check import HALVES, check_like
 from pysr.ops._windows import padded
 
 
+@in_widest_type
 def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
     """Blur every sample with its own kernel, then keep every stride-th row and column.
 
@@ -28,6 +30,7 @@ def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are summed in float32. Other devices, and installations without the compiled extension,
     run `blur_decimate_reference`. Differentiable by x and kernels, any number of times.
+    Under autocast all are taken in the widest of their types.
 
     Args:
         x: (N, C, H, W), no size empty; float32, float64, bfloat16 or float16; any strides.
@@ -41,7 +44,7 @@ def blur_decimate(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
     """
     check_blur(x, kernels, stride, "reflect", per_channel=False)
     check_like("kernels", kernels, "x", x)
-    if x.device.type in _ext.DEVICES:
+    if _ext.serves(x.device):
         return torch.ops.pysr.blur_decimate(x, kernels.to(accumulator(x.dtype)), stride)
     return blur_decimate_reference(x, kernels, stride)
 

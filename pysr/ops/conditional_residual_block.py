@@ -55,9 +55,10 @@ def conditional_residual_block(
 
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are computed and summed in float32, but that bfloat16 runs on the matrix tiles of a CPU
-    that has them, with the features between the convolutions rounded. On the CPU float32 is fastest
-    where f, and a cond that is a picture, are channels last. Other devices, and installations
-    without the compiled extension, run `conditional_residual_block_reference`.
+    that has them, and that on GPUs and those tiles the features between the convolutions are
+    rounded: in float16, values beyond 65504 become infinity. On the CPU float32 is fastest where f,
+    and a cond that is a picture, are channels last. Other devices, and installations without the
+    compiled extension, run `conditional_residual_block_reference`.
 
     Args:
         f: (N, C, H, W), no size empty; float32, bfloat16 or float16; any strides. C, D and the
@@ -87,7 +88,7 @@ def conditional_residual_block(
     check_arguments(*arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
         raise RuntimeError(NO_GRADIENT)
-    if f.device.type not in _ext.DEVICES:
+    if not _ext.serves(f.device):
         out = conditional_residual_block_reference(*arguments)
         return f.copy_(out) if inplace else out
     if not inplace:

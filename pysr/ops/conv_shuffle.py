@@ -33,7 +33,8 @@ def conv_shuffle(
     """``F.pixel_shuffle(F.conv2d(x, weight, bias, padding=k // 2), shuffle)``.
 
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
-    types are computed and summed in float32. On the CPU float32 is fastest where x is channels last
+    types are computed and summed in float32. The gradient by the weight on CUDA is torch's, under
+    the settings of `torch.backends.cudnn`. On the CPU float32 is fastest where x is channels last
     and C a multiple of 16. Other devices, and installations without the compiled extension, run
     `conv_shuffle_reference`.
 
@@ -51,7 +52,7 @@ def conv_shuffle(
         TypeError: for arguments of other types or dtypes.
     """
     check_arguments(x, weight, bias, shuffle)
-    if x.device.type in _ext.DEVICES:
+    if _ext.serves(x.device):
         return torch.ops.pysr.conv_shuffle(x, weight, bias, shuffle, packed)
     return conv_shuffle_reference(x, weight, bias, shuffle)
 
@@ -188,7 +189,8 @@ def _grad_weight(x, grad, side):
 def _grad_weight_by_torch(x, grad, side):
     _check_grad(x, grad, side)
     shape = (grad.shape[1], x.shape[1], side, side)
-    return torch.nn.grad.conv2d_weight(x, shape, grad, padding=side // 2)
+    # cuDNN gives it channels last where x is.
+    return torch.nn.grad.conv2d_weight(x, shape, grad, padding=side // 2).contiguous()
 
 
 def _save(ctx, inputs, output):

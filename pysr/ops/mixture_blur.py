@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
+from pysr.ops._autocast import in_widest_type
 from pysr.ops._blur import accumulator, check_size, register_blur
 from pysr.ops._check import HALVES, check_like, check_picture, check_shape, check_tensor
 from pysr.ops._windows import check_padding, padded
 
 
+@in_widest_type
 def mixture_blur(x: Tensor, weights: Tensor, gaussians: Tensor, padding: str = "reflect") -> Tensor:
     """Blur every channel with its own weighted sum of Gaussians.
 
@@ -28,7 +30,7 @@ def mixture_blur(x: Tensor, weights: Tensor, gaussians: Tensor, padding: str = "
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are mixed and summed in float32. Other devices, and installations without the compiled
     extension, run `mixture_blur_reference`. Differentiable by x, weights and gaussians, any number
-    of times.
+    of times. Under autocast all are taken in the widest of their types.
 
     Args:
         x: (N, C, H, W), no size empty; float32, float64, bfloat16 or float16; any strides.
@@ -45,7 +47,7 @@ def mixture_blur(x: Tensor, weights: Tensor, gaussians: Tensor, padding: str = "
         TypeError: for arguments of other types or dtypes.
     """
     check_arguments(x, weights, gaussians, padding)
-    if x.device.type in _ext.DEVICES:
+    if _ext.serves(x.device):
         return torch.ops.pysr.mixture_blur(x, mixed(weights, gaussians), padding)
     return mixture_blur_reference(x, weights, gaussians, padding)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pysr import _ext
+from pysr.ops._autocast import in_widest_type
 from pysr.ops._bilinear import register_gradients
 from pysr.ops._check import (
     HALVES,
@@ -21,6 +22,7 @@ from pysr.ops._windows import check_padding, outputs, padded
 MAX_SIZE, MAX_STRIDE = 31, 4
 
 
+@in_widest_type
 def svconv(x: Tensor, kernels: Tensor, stride: int = 1, padding: str = "reflect") -> Tensor:
     """Filter every stride-th pixel with a kernel of its own, which all channels share.
 
@@ -32,6 +34,7 @@ def svconv(x: Tensor, kernels: Tensor, stride: int = 1, padding: str = "reflect"
     Kernels for CPU and CUDA give the same bits on every run and for every number of threads; half
     types are summed in float32. Other devices, and installations without the compiled extension,
     run `svconv_reference`. Differentiable by x and kernels, any number of times.
+    Under autocast all are taken in the widest of their types.
 
     Args:
         x: (N, C, H, W), no size empty; float32, float64, bfloat16 or float16; any strides.
@@ -50,7 +53,7 @@ def svconv(x: Tensor, kernels: Tensor, stride: int = 1, padding: str = "reflect"
         TypeError: for arguments of other types or dtypes.
     """
     check_arguments(x, kernels, stride, padding)
-    if x.device.type in _ext.DEVICES:
+    if _ext.serves(x.device):
         return torch.ops.pysr.svconv(x, kernels, stride, padding)
     return svconv_reference(x, kernels, stride, padding)
 

@@ -191,7 +191,9 @@ def listing(folder: str | Path, endings: Sequence[str] = READABLE) -> list[Path]
     folder = Path(folder)
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and p.is_file())
+    # Hidden ones are no pictures: macOS leaves a ._name beside each on foreign disks.
+    names = (p for p in folder.iterdir() if not p.name.startswith("."))
+    paths = sorted(p for p in names if p.suffix.lower() in endings and p.is_file())
     if not paths:
         raise PictureError(f"{folder}: no files of {', '.join(endings)} in this folder")
     return paths

@@ -1,6 +1,7 @@
 """pysr upscale on clips: what is told apart, what is said, and what the exit code tells."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,11 +62,19 @@ def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
     draw_clip(folder / "b.avi", 3, codec="mjpeg", pixel_format="yuvj420p")
     Image.fromarray(photographs.astronaut()[:40, :40]).save(folder / "c.png")
     (folder / "d.mp4").write_text("no clip")
-    assert run("upscale", folder, results, "--model", tiny_model) == 2
+    (folder / "._a.mkv").write_text("what macOS leaves behind")
+    report = ("--report", tmp_path / "report.json")
+    assert run("upscale", folder, results, "--model", tiny_model, *report) == 2
     captured = capsys.readouterr()
     assert "d.mp4" in captured.err and "1 of 4 files were not upscaled" in captured.err
     assert sorted(p.name for p in results.iterdir()) == ["a.mkv", "b.mkv", "c.png"]
     assert len(decoded(results / "b.mkv")) == 3
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [Path(each.get("source", each.get("input"))).name for each in report] == [
+        "a.mkv",
+        "b.avi",
+        "c.png",
+    ]
 
 
 def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):
@@ -95,6 +104,8 @@ def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_mo
         ),
         (("{clip}", "{clip}"), "overwrite its source"),
         (("{clip}", "{tmp}/none/o.mkv"), "no folder"),
+        (("{clip}", "{tmp}/o.mkv", "--exact"), "--exact: for pictures only"),
+        (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/none/r.json"), "r.json cannot be written"),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "zssr"), "adapt: expected onsr for a clip"),
         (
             ("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--budget", "9 steps"),

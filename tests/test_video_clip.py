@@ -4,16 +4,13 @@ import sys
 from fractions import Fraction as F
 
 import av
+import numpy as np
 import pytest
-from video_clips import REAL, draw_clip, tone, uneven
+from video_clips import HDR10, REAL, draw_clip, picture, tone, uneven
 
 from pysr.video.clip import ColourTags, VideoError
-from pysr.video.reader import probe
-
-HDR10 = (
-    "log-level=none:max-cll=1000,400:"
-    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
-)
+from pysr.video.colour import to_rgb
+from pysr.video.reader import probe, read
 
 
 @pytest.mark.parametrize("name, unit", [("a.mp4", F(1, 12800)), ("a.mkv", F(1, 1000))])
@@ -60,6 +57,73 @@ def test_ten_bits_hdr10_and_chroma_location_are_found(tmp_path):
 
 def test_unspecified_tags_follow_the_height_of_the_clip(tmp_path):
     assert probe(draw_clip(tmp_path / "a.mp4", 2)).colour == ColourTags(6, 1, 2, 2, 1)
+
+
+def test_a_recording_cut_at_an_open_key_frame_begins_with_what_can_be_decoded(tmp_path):
+    params = "log-level=none:open-gop=1:keyint=10:min-keyint=10:bframes=3:scenecut=0:b-adapt=0"
+    whole = draw_clip(
+        tmp_path / "whole.mkv",
+        40,
+        codec="libx265",
+        time_base=F(1, 1000),
+        options={"x265-params": params},
+    )
+    with av.open(whole) as full, av.open(tmp_path / "cut.mkv", "w") as cut:
+        stream = cut.add_stream_from_template(full.streams.video[0], opaque=True)
+        keys = 0
+        for packet in full.demux(video=0):
+            keys += packet.is_keyframe
+            if keys >= 2 and packet.pts is not None:
+                packet.stream = stream
+                cut.mux(packet)
+    clip = probe(tmp_path / "cut.mkv")
+    with av.open(clip.path) as container:
+        assert len(list(container.decode(video=0))) == len(clip) == len(list(read(clip))) == 30
+    assert clip.lost == ("frames at the beginning that need some before it: 1",)
+
+
+def test_a_recording_whose_clock_comes_round_is_whole(tmp_path):
+    path = draw_clip(
+        tmp_path / "in.ts",
+        40,
+        pts=[(1 << 33) - 45000 + 3600 * i for i in range(40)],
+        time_base=F(1, 90000),
+    )
+    assert len(probe(path)) == 40
+
+
+def test_grey_that_does_not_say_so_is_of_full_range(tmp_path):
+    path = tmp_path / "in.mkv"
+    levels = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", 25)
+        stream.width, stream.height, stream.pix_fmt = 256, 16, "gray"
+        frame = av.VideoFrame.from_ndarray(levels, "gray")
+        container.mux(stream.encode(frame) + stream.encode(None))
+    clip = probe(path)
+    (frame,) = read(clip)
+    rgb = to_rgb(frame.planes, clip.colour, clip.depth)
+    assert np.array_equal((rgb[0] * 255).round().numpy(), levels)
+
+
+def test_yuv_that_says_it_is_rgb_is_read_as_yuv(tmp_path):
+    tags = {"colorspace": 0, "color_primaries": 1, "color_trc": 1, "color_range": 1}
+    clip = probe(draw_clip(tmp_path / "in.mp4", 1, tags=tags))
+    (frame,) = read(clip)
+    rgb = to_rgb(frame.planes, clip.colour, clip.depth).permute(1, 2, 0).numpy() * 255
+    assert np.abs(rgb - picture(0)).mean() < 8
+
+
+def test_transparency_that_ffmpeg_does_not_show_is_told(tmp_path):
+    path = draw_clip(tmp_path / "in.webm", 3, codec="libvpx-vp9", pixel_format="yuva420p")
+    assert probe(path).lost == ("transparency",)
+
+
+def test_a_name_that_looks_like_an_address_or_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30:05.mp4", "100%done.mp4"):
+        draw_clip(tmp_path / "a.mp4", 3).rename(tmp_path / name)
+        assert len(probe(name)) == len(list(read(probe(name)))) == 3
 
 
 def _nothing(path):

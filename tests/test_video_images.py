@@ -7,6 +7,7 @@ from video_clips import draw_clip, number, picture, upscale
 from pysr import pictures
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
+from pysr.video.mux import check_target
 from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding
 
@@ -45,6 +46,20 @@ def test_pictures_become_a_video_and_a_video_pictures(tmp_path):
     assert sorted(p.name for p in (tmp_path / "back").iterdir())[0] == "f0001.png"
     back = probe(tmp_path / "back")
     assert [number(to_rgb(f.planes, back.colour, 8)) for f in read(back)] == list(range(12))
+
+
+def test_other_percents_in_a_pattern_are_letters(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 3))
+    upscale(clip, tmp_path / "out" / "100%_%02d_%03d.png")
+    assert (tmp_path / "out" / "100%_01_%03d.png").is_file()
+    assert len(probe(tmp_path / "out" / "100%_%02d_%03d.png")) == 3
+
+
+def test_two_pictures_of_one_name_are_refused_before_the_work(tmp_path):
+    clip = probe(_draw(tmp_path / "in", ["a1.png", "a1.jpg"]))
+    encoding = Encoding.choose(clip, tmp_path / "out")
+    with pytest.raises(VideoError, match="several pictures would be written to a1.png"):
+        check_target(tmp_path / "out", clip, encoding)
 
 
 def test_sound_that_pictures_cannot_hold_is_told(tmp_path):

@@ -6,11 +6,11 @@ from fractions import Fraction
 import av
 import pytest
 import torch
-from video_clips import REAL, blank, draw_clip, number, uneven, upscale
+from video_clips import HDR10, REAL, blank, draw_clip, number, uneven, upscale
 
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.mux import assemble, check_target, rehearse
+from pysr.video.mux import assemble, check_target, rehearse, tags_lost
 from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding, SegmentWriter
 
@@ -138,8 +138,7 @@ def test_hdr10_and_ten_bits_come_out(tmp_path):
         pixel_format="yuv420p10le",
         tags={"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1},
         options={
-            "x265-params": "log-level=none:max-cll=1000,400:master-display="
-            "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)",
+            "x265-params": HDR10,
             "chroma_sample_location": "topleft",
         },
     )
@@ -153,6 +152,121 @@ def test_hdr10_and_ten_bits_come_out(tmp_path):
     assert "HDR10" in losses and "10 bits a sample become 8" in losses
 
 
+def _rehearsed(clip, target, **options):
+    encoding = Encoding.choose(clip, target, **options)
+    size = (2 * clip.height, 2 * clip.width)
+    return tags_lost(rehearse(target, clip, encoding, size, target.parent), clip, target, encoding)
+
+
+def test_tags_that_the_target_does_not_hold_are_told_before_the_work(tmp_path):
+    tags = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
+    clip = probe(draw_clip(tmp_path / "in.mp4", 4, sample_aspect=Fraction(4, 3), tags=tags))
+    assert _rehearsed(clip, tmp_path / "out.mp4") == ()
+    (aspect,) = _rehearsed(clip, tmp_path / "out.mkv", codec="libsvtav1")
+    assert "sample aspect 4/3 is lost" in aspect
+    primaries, transfer = _rehearsed(clip, tmp_path / "out.mov", codec="prores_ks")
+    assert "primaries 1 is lost" in primaries and "transfer 1 is lost" in transfer
+
+
+def test_hdr_is_kept_from_codec_to_codec_but_for_rounding(tmp_path):
+    size = {"size": (96, 128), "pixel_format": "yuv420p10le"}
+    options = {"x265-params": HDR10}
+    made = probe(draw_clip(tmp_path / "in.mkv", 2, codec="libx265", options=options, **size))
+    assert made.hdr.luminance == (Fraction(1, 10000), 1000)
+    assert _rehearsed(made, tmp_path / "out.webm") == ()  # AV1 has other units
+
+
+def test_a_rotation_that_would_be_lost_is_refused(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 4, rotation=90))
+    with pytest.raises(VideoError, match="rotation by 90 degrees would be lost"):
+        _rehearsed(clip, tmp_path / "out.ts")
+
+
+@pytest.mark.parametrize("suffix", [".m3u8", ".mpd"])
+def test_containers_of_many_files_are_refused(tmp_path, suffix):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 4))
+    with pytest.raises(VideoError, match="cannot hold video"):
+        check_target(tmp_path / f"out{suffix}", clip, Encoding.choose(clip, "out.mkv"))
+
+
+def test_a_container_without_times_of_presentation_is_refused(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 12))
+    with pytest.raises(VideoError, match=r"\.wmv cannot hold this clip \(frame 1 is missing"):
+        _rehearsed(clip, tmp_path / "out.wmv")
+
+
+def _remuxed(source, target, change=lambda packet, streams: None, cover=False):
+    """A copy of a file whose streams and packets were changed on the way; a cover comes last."""
+    with av.open(source) as clip, av.open(target, "w") as container:
+        copies = [container.add_stream_from_template(s, opaque=True) for s in clip.streams]
+        picture = []
+        if cover:
+            stream = container.add_stream("mjpeg", 1)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+            stream.disposition = av.stream.Disposition.attached_pic
+            picture = stream.encode(av.VideoFrame(64, 48, "yuvj420p")) + stream.encode(None)
+        change(None, copies)
+        for packet in clip.demux():
+            if packet.pts is not None:
+                packet.stream = copies[packet.stream_index]
+                change(packet, copies)
+                container.mux(packet)
+        container.mux(picture)
+    return picture
+
+
+def test_titles_of_tracks_and_long_last_frames_stay_in_mp4(tmp_path):
+    def change(packet, streams):
+        if packet is None:
+            streams[1].metadata["title"] = "Commentary"
+        elif packet.stream.index == 0 and packet.pts == 3 * 512:
+            packet.duration = 30 * 12800
+
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    plain = {"options": {"bf": "0"}, "languages": ("eng",)}
+    _remuxed(draw_clip(tmp_path / "a.mp4", 4, **plain), source, change)
+    assert upscale(probe(source), target) == ()
+    with av.open(target) as container:
+        assert container.streams[1].metadata["name"] == "Commentary"
+        assert container.duration == pytest.approx(30.12e6, abs=1e3)
+
+
+def test_a_timecode_comes_along(tmp_path):
+    def change(packet, streams):
+        if packet is None:
+            streams[0].codec_context.framerate = 25  # to count frames by
+            streams[0].metadata["timecode"] = "01:02:03:04"
+
+    source, target = tmp_path / "in.mov", tmp_path / "out.mov"
+    _remuxed(draw_clip(tmp_path / "a.mp4", 4), source, change)
+    assert upscale(probe(source), target) == ()
+    with av.open(target) as container:
+        assert [s.metadata["timecode"] for s in container.streams] == ["01:02:03:04"] * 2
+
+
+def test_data_beside_a_track_of_chapters_comes_along(tmp_path):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    with av.open(draw_clip(tmp_path / "a.mp4", 4)) as clip, av.open(source, "w") as container:
+        video = container.add_stream_from_template(clip.streams.video[0], opaque=True)
+        positions = container.add_data_stream("bin_data")
+        positions.time_base = Fraction(1, 1000)
+        half = {"time_base": Fraction(1, 1000), "metadata": {"title": "a"}}
+        chapters = [{"id": i, "start": 80 * i, "end": 80 * i + 80, **half} for i in range(2)]
+        container.set_chapters(chapters)
+        for packet in clip.demux(video=0):
+            if packet.pts is not None:
+                packet.stream = video
+                container.mux(packet)
+        packet = av.Packet(b"52.5 N 13.4 E")
+        packet.stream, packet.time_base = positions, Fraction(1, 1000)
+        packet.pts, packet.dts, packet.duration = 0, 0, 100
+        container.mux(packet)
+    assert upscale(probe(source), target) == ()
+    assert [c for _, c in _packets(target, 1)] == [c for _, c in _packets(source, 1)]
+    with av.open(target) as container:
+        assert len(container.chapters()) == 2 and len(container.streams) == 3
+
+
 def test_an_aspect_that_only_some_containers_hold_is_told(tmp_path):
     clip = probe(draw_clip(tmp_path / "in.mp4", 2, sample_aspect=Fraction(4, 3)))
     words = [upscale(clip, tmp_path / f"out{s}", codec="libsvtav1") for s in (".mp4", ".mkv")]
@@ -161,19 +275,8 @@ def test_an_aspect_that_only_some_containers_hold_is_told(tmp_path):
 
 
 def test_a_cover_picture_comes_along(tmp_path):
-    bare = draw_clip(tmp_path / "bare.mp4", 4)
     source = tmp_path / "in.mp4"
-    with av.open(bare) as clip, av.open(source, "w") as container:
-        video = container.add_stream_from_template(clip.streams.video[0], opaque=True)
-        cover = container.add_stream("mjpeg", 1)
-        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        picture = cover.encode(av.VideoFrame(64, 48, "yuvj420p")) + cover.encode(None)
-        for packet in clip.demux(video=0):
-            if packet.pts is not None:
-                packet.stream = video
-                container.mux(packet)
-        container.mux(picture)
+    picture = _remuxed(draw_clip(tmp_path / "bare.mp4", 4), source, cover=True)
     for suffix in (".mp4", ".mkv"):
         target = tmp_path / f"out{suffix}"
         upscale(probe(source), target)
@@ -181,6 +284,10 @@ def test_a_cover_picture_comes_along(tmp_path):
             cover = next(s for s in container.streams if s.index == 1)
             assert cover.disposition & av.stream.Disposition.attached_pic
             assert bytes(next(container.demux(cover))) == bytes(picture[0])
+    clip = probe(source)
+    for suffix in (".mov", ".ts", ".webm"):
+        losses = check_target(tmp_path / f"o{suffix}", clip, Encoding.choose(clip, f"o{suffix}"))
+        assert f"cover picture: {suffix} does not hold it" in " ".join(losses)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +354,10 @@ def test_what_only_packets_show_is_found_out_before_the_work(tmp_path, suffix, w
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi", ".webm"])
 def test_attachments_are_for_matroska_alone(tmp_path, suffix):
     clip = probe(draw_clip(tmp_path / "in.mkv", 2, attachment=b"glyphs"))
-    encoding = Encoding.choose(clip, "out.mkv")
+    encoding = Encoding.choose(clip, f"out{suffix}")
     with pytest.raises(VideoError, match="hold stream 1: attachment font.ttf; .* .mkv can"):
         check_target(tmp_path / f"out{suffix}", clip, encoding)
     assert check_target(tmp_path / "out.mkv", clip, encoding) == ()

@@ -108,6 +108,7 @@ def test_a_picture_encoded_from_rgb_gets_tags_that_say_how(tmp_path):
         ({"preset": "warp"}, "libx264 refuses .* preset warp"),
         ({"pixel_format": "yuv410p"}, "pixel format yuv410p: libx264 takes"),
         ({"pixel_format": "nv12"}, "expected a planar"),
+        ({"pixel_format": "gray"}, "expected a planar"),
     ],
 )
 def test_options_that_do_not_exist_are_refused_in_one_line(tmp_path, options, words):
@@ -115,6 +116,13 @@ def test_options_that_do_not_exist_are_refused_in_one_line(tmp_path, options, wo
     with pytest.raises(VideoError, match=words) as caught:
         Encoding.choose(clip, "out.mkv", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_other_names_of_an_encoder_have_its_defaults(tmp_path):
+    clip = probe(draw_clip(tmp_path / "a.mp4", 2))
+    assert Encoding.choose(clip, "o.mkv", codec="h264") == Encoding.choose(clip, "o.mkv")
+    assert Encoding.choose(clip, "o.mkv", codec="mpeg4").pixel_format == "yuv420p"
+    assert Encoding.choose(clip, "o.mkv", codec="rawvideo").pixel_format == "yuv420p"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ from pysr.video.reader import read
 from pysr.video.writer import Encoding, SegmentWriter
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "video"
+HDR10 = (  # for x265
+    "log-level=none:max-cll=1000,400:"
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
+)
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text"}
 
 

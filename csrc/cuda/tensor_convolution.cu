@@ -90,6 +90,7 @@ __device__ void multiply(const unsigned char* shared, float (&sums)[kRows][Tiles
   const unsigned char* const pixels = shared + warp % kGroups * kRows * Shape::width * 16;
   const unsigned char* const weights =
       shared + kPlanes * Shape::plane + (warp / kGroups * Tiles * kLanes + lane) * 8;
+  __syncwarp();  // lanes had copies to start that others had not; the loads are of all at once
 #pragma unroll
   for (int v = 0; v < Side; ++v) {
     uint32_t a[kRows + Side - 1][4];

@@ -131,7 +131,8 @@ def outputs(
         ValueError: where a result would overwrite a source or another result.
     """
     if target.is_dir() and not source.is_dir():
-        target = target / source.name
+        named = source.suffix.lower() in endings
+        target = target / (_result_name(source, endings) if named else source.name)
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target}: the result would overwrite its source")
     if not source.is_dir():

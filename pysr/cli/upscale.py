@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ from pysr.cli.video import (
 )
 from pysr.files import written_whole
 from pysr.upscaler import TILE, Upscaled, Upscaler
+from pysr.video.checks import CheckError
+from pysr.video.restore import FrameError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,23 +61,28 @@ def run(options: argparse.Namespace) -> int:
     known, learning = kernel(options.kernel), adaptation(options, options.degradation)
     if not videos:
         refuse_video_options(options, allowed=() if learning is None else ("--report",))
+    if videos and options.exact:
+        raise ValueError("--exact: for pictures only, a clip's blur is followed through its shots")
+    if options.report and not os.access(Path(options.report).absolute().parent, os.W_OK):
+        raise ValueError(f"--report: {options.report} cannot be written")
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     failures, reports = [], []
     for source, target in pairs:
         try:
             if source in videos:
-                upscale_clip(options, source, target, learning)
+                about = upscale_clip(options, source, target, learning)
             else:
                 about = _upscale_picture(restorer, source, target, known, learning, options)
-                reports.append(about)
-        except ValueError as error:
+            reports.append(about)
+        except (ValueError, FrameError, CheckError, OSError) as error:
             if len(pairs) == 1:
                 raise
             failures.append(source)
             print(f"pysr upscale: {error}", file=sys.stderr)
-    if options.report and not videos:
+    if options.report:
+        content = reports[0] if videos and len(pairs) == 1 else reports
         with written_whole(options.report) as beside:
-            beside.write_text(json.dumps(reports, indent=2) + "\n")
+            beside.write_text(json.dumps(content, indent=2) + "\n")
     if failures:
         raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
     return 0

@@ -12,7 +12,6 @@ from pysr import pictures
 from pysr.adapt.pool import LEAVES
 from pysr.cli.options import PICTURES, kernel, model, outputs
 from pysr.cli.progress import FORMS, shown
-from pysr.files import written_whole
 from pysr.video import images, upscale
 from pysr.video.adapting import BUDGET
 from pysr.video.segments import LENGTH
@@ -22,7 +21,9 @@ from pysr.video.teaching import ShotTeacher
 # what pysr writes, else Matroska, which holds nearly everything.
 CLIPS = {
     **{suffix: suffix for suffix in (".mkv", ".mp4", ".mov")},
-    **dict.fromkeys((".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".webm", ".wmv"), ".mkv"),
+    **dict.fromkeys(
+        (".avi", ".flv", ".m2ts", ".m4v", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"), ".mkv"
+    ),
 }
 
 # Options that mean nothing for a picture; None or False is "not given".
@@ -100,8 +101,9 @@ def teacher(learning: dict | None) -> tuple[ShotTeacher | None, float]:
 
 def upscale_clip(
     options: argparse.Namespace, source: Path, target: Path, learning: dict | None = None
-) -> None:
-    """Upscale one clip as the options say; prints a line, or JSON, about it."""
+) -> dict:
+    """Upscale one clip as the options say; prints a line, or JSON, about it, and returns what a
+    report says of it."""
     adapt, seconds = teacher(learning)
     with shown(options.progress or "auto") as progress:
         report = upscale(
@@ -128,12 +130,9 @@ def upscale_clip(
         )
     for taught in [] if adapt is None else adapt.reports:
         print(f"{source}: {taught.line()}", file=sys.stderr)
-    if options.report:
-        with written_whole(options.report) as beside:
-            beside.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if options.progress == "json":
         print(json.dumps({"stage": "done", **report.as_json()}), flush=True)
-        return
+        return report.as_json()
     for loss in report.lost:
         print(f"pysr upscale: {target}: not kept: {loss}", file=sys.stderr)
     print(
@@ -141,3 +140,4 @@ def upscale_clip(
         f"{report.seconds:.1f} s)",
         flush=True,
     )
+    return report.as_json()

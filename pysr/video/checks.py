@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.clip import Clip, VideoError, opened
+from pysr.video.mux import result_stream
 from pysr.video.pipeline import DEPTH, Times
-from pysr.video.probing import is_attached_picture
 from pysr.video.reader import probe
 from pysr.video.segments import Segment
 from pysr.video.worker import Worker
@@ -114,17 +114,19 @@ def _device_peak() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
-def check(path: Path, clip: Clip, size: tuple[int, int]) -> None:
+def check(path: Path, clip: Clip, size: tuple[int, int], rehearsed: Clip) -> None:
     """Compare a finished file, of (height, width), with the clip that it was made from, packet by
     packet.
 
+    Args:
+        rehearsed: what `pysr.video.mux.rehearse` gave: the tags that the target can hold.
     Raises:
         CheckError: if frames, times, size, tags or the sound's place are not the clip's.
     """
-    made = probe(path, _stream(path, clip))
+    made = probe(path, result_stream(path, clip))
     wrong = [
         f"{name} ({there}, expected {expected})"
-        for name, there, expected in _compared(made, clip, size)
+        for name, there, expected in _compared(made, clip, size, rehearsed)
         if there != expected
     ]
     off = _worst(made, clip)
@@ -140,32 +142,18 @@ def check(path: Path, clip: Clip, size: tuple[int, int]) -> None:
         raise CheckError(f"{path.name}: the finished file is wrong in {', '.join(wrong)}")
 
 
-def _stream(path: Path, clip: Clip) -> int | None:
-    """The result's number among a finished file's streams: of its videos the same as before."""
-    if path.is_dir() or clip.files or not path.exists():
-        return None
-    numbers = []
-    for file in (clip.path, path):
-        with pyav().open(str(file), metadata_errors="replace") as container:
-            videos = [s.index for s in container.streams.video if not is_attached_picture(s)]
-            numbers.append(videos)
-    before, after = numbers
-    return after[before.index(clip.stream)] if len(before) == len(after) else None
-
-
 def _compared(
-    made: Clip, clip: Clip, size: tuple[int, int]
+    made: Clip, clip: Clip, size: tuple[int, int], rehearsed: Clip
 ) -> Iterator[tuple[str, object, object]]:
     yield "frames", len(made), len(clip)
     yield "size", (made.width, made.height), size[::-1]
     if made.files:  # pictures carry nothing else
         return
-    yield "sample aspect", made.sample_aspect, clip.sample_aspect
-    yield "rotation", made.rotation, clip.rotation
-    yield "HDR metadata", made.hdr, clip.hdr
-    if not clip.files:
-        yield "primaries", made.colour.primaries, clip.colour.primaries
-        yield "transfer", made.colour.transfer, clip.colour.transfer
+    yield "sample aspect", made.sample_aspect, rehearsed.sample_aspect
+    yield "rotation", made.rotation, rehearsed.rotation
+    yield "HDR metadata", made.hdr, rehearsed.hdr
+    yield "primaries", made.colour.primaries, rehearsed.colour.primaries
+    yield "transfer", made.colour.transfer, rehearsed.colour.transfer
 
 
 def _worst(made: Clip, clip: Clip) -> Fraction:
@@ -199,7 +187,7 @@ def _sounds(path: Path, clip: Clip) -> list[_Sound]:
     starts: dict[int, Fraction] = {}
     counts: Counter[int] = Counter()
     lengths: dict[int, Fraction] = {}
-    with pyav().open(str(path)) as container:
+    with opened(path) as container:
         streams = container.streams.audio
         for packet in container.demux(streams):
             if packet.pts is None:  # the demuxer's last word on a stream

@@ -20,6 +20,14 @@ def pyav():
     return av
 
 
+def opened(path: str | Path, mode: str = "r", **options):
+    """`av.open` of a file, by its absolute path: FFmpeg takes a name such as 12:30.mp4 for an
+    address. Tags that are not UTF-8 are read as far as they are."""
+    if mode == "r":
+        options["metadata_errors"] = "replace"
+    return pyav().open(str(Path(path).absolute()), mode, **options)
+
+
 @dataclass(frozen=True)
 class ColourTags:
     """How planes and RGB relate, as FFmpeg's numbers (ITU-T H.273; 2 or 0 is unspecified).

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from pysr.video import images, subtitles
-from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.clip import Clip, VideoError, opened, pyav
 from pysr.video.encoding import Encoding
 from pysr.video.planes import layout
 from pysr.video.probing import in_words, is_attached_picture
 
 _CANDIDATES = (".mkv", ".mp4", ".mov", ".nut")
-_MATROSKA = ("matroska", "webm")
+_MATROSKA = "matroska"
+_COVERS = (_MATROSKA, "mp4", "ipod")  # others take them, and do not write them
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def source(clip: Clip) -> Iterator:
     if clip.files:
         yield None
         return
-    with pyav().open(clip.path, metadata_errors="replace") as container:
+    with opened(clip.path) as container:
         yield container
 
 
@@ -41,7 +42,7 @@ def check_target(target: str | Path, clip: Clip, encoding: Encoding) -> tuple[st
     """
     target = Path(target)
     if encoding.images:
-        images.check_target(target)
+        images.check_target(target, clip)
         words = (f"{other}: an image sequence holds pictures only" for other in clip.others)
         return (*clip.lost, *words)
     folder = target.resolve().parent
@@ -51,24 +52,24 @@ def check_target(target: str | Path, clip: Clip, encoding: Encoding) -> tuple[st
         raise VideoError(f"{target}: expected a file, this is a folder")
     if target.exists() and clip.path.exists() and target.samefile(clip.path):
         raise VideoError(f"{target}: the result would overwrite its source")
-    with source(clip) as opened:
-        refused, left_out = _refused(target.suffix, opened, clip, encoding)
+    with source(clip) as file:
+        refused, left_out = _refused(target.suffix, file, clip, encoding)
         if refused:
-            fitting = (s for s in _CANDIDATES if not _refused(s, opened, clip, encoding)[0])
+            fitting = (s for s in _CANDIDATES if not _refused(s, file, clip, encoding)[0])
             better = next(fitting, None)
             remedy = f"a name ending in {better} can" if better else "remove that stream first"
             raise VideoError(f"{target}: {target.suffix} cannot hold {refused[0]}; {remedy}")
     return (*_losses(target.suffix, clip, encoding), *left_out)
 
 
-def _refused(suffix: str, opened, clip: Clip, encoding: Encoding) -> tuple[list, list]:
+def _refused(suffix: str, file, clip: Clip, encoding: Encoding) -> tuple[list, list]:
     """Streams that the container does not take, in words; and those that it may go without."""
     refused, left_out = [], []
     if _time_base(suffix, clip, encoding) is None:
         refused.append(f"video {encoding.codec} {encoding.pixel_format}")
-    for stream in _others(opened, clip):
+    for stream in _others(file, clip):
         way = _way(suffix, stream)
-        if way is None and stream.type == "data":
+        if way is None and (stream.type == "data" or is_attached_picture(stream)):
             left_out.append(f"{in_words(stream)}: {suffix} does not hold it")
         elif way is None:
             refused.append(in_words(stream))
@@ -80,23 +81,22 @@ def _refused(suffix: str, opened, clip: Clip, encoding: Encoding) -> tuple[list,
     return refused, left_out
 
 
-def _others(opened, clip: Clip) -> list:
-    """Streams to copy: all but the one worked on, and tracks that repeat the chapters."""
-    if opened is None:
+def _others(file, clip: Clip) -> list:
+    """Streams to copy: all but the one worked on, and tracks that muxers make by themselves."""
+    if file is None:
         return []
-    chapters = bool(opened.chapters())
-    return [
-        stream
-        for stream in opened.streams
-        if stream.index != clip.stream
-        and not (chapters and stream.type == "data" and stream.name == "bin_data")
-    ]
+    data = [stream for stream in file.streams if stream.type == "data"]
+    timecodes = [stream.index for stream in data if "timecode" in stream.metadata]
+    # MP4 repeats the chapters, one by one, in a track that comes last.
+    named = [s.index for s in data if s.name == "bin_data" and s.frames == len(file.chapters()) > 0]
+    made_anew = {clip.stream, *timecodes, *named[-1:]}
+    return [stream for stream in file.streams if stream.index not in made_anew]
 
 
-def carried(suffix: str, opened, clip: Clip) -> dict[int, Callable]:
+def carried(suffix: str, file, clip: Clip) -> dict[int, Callable]:
     """The streams that a container takes, by number, and what adds each to it: `copy_stream`, or
     `subtitles.add` for those that come in another form."""
-    ways = {stream.index: _way(suffix, stream) for stream in _others(opened, clip)}
+    ways = {stream.index: _way(suffix, stream) for stream in _others(file, clip)}
     return {index: way for index, way in ways.items() if way is not None}
 
 
@@ -106,15 +106,18 @@ def copy_stream(container, stream):
     Returns None where the header holds all of it: Matroska keeps cover pictures as attachments.
     Raises ValueError or FFmpegError when the container does not take it.
     """
-    matroska = container.format.name in _MATROSKA
+    matroska = container.format.name == _MATROSKA
     if stream.type == "attachment":
         if not matroska:  # MPEG-TS would take it, and not write it
             raise ValueError("only Matroska has attachments")
         return container.add_attachment(
             stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
         )
-    if is_attached_picture(stream) and matroska:
-        return None
+    if is_attached_picture(stream):
+        if container.format.name not in _COVERS:
+            raise ValueError(f"no cover pictures in {container.format.name}")
+        if matroska:
+            return None
     copy = container.add_stream_from_template(stream, opaque=True)
     copy.disposition = stream.disposition
     copy.time_base = stream.time_base
@@ -146,6 +149,8 @@ def _written_header(suffix: str, add: Callable) -> Fraction | None:
     memory.name = f"trial{suffix}"  # FFmpeg chooses the container by it
     try:
         with pyav().open(memory, "w") as container:
+            if container.format.no_file:  # a playlist, and files beside it
+                return None
             stream = add(container)
             if stream is None:
                 return Fraction(1)

@@ -79,6 +79,7 @@ class Encoding:
         if codec is None:
             by_depth = "libx264" if clip.depth == 8 else "libx265"
             codec = "libsvtav1" if target.suffix.lower() == ".webm" else by_depth
+        codec = _encoder(codec).name  # h264 is libx264
         default_crf, default_preset, _ = _ENCODERS.get(codec, _ANY)
         encoding = cls(
             codec,
@@ -142,7 +143,8 @@ class Encoding:
         tags = self.colour(clip, size[0])
         context.colorspace, context.color_range = tags.matrix, tags.range
         context.color_primaries, context.color_trc = tags.primaries, tags.transfer
-        context.flags |= flags.closed_gop
+        if self.codec in _ENCODERS:  # some others cannot
+            context.flags |= flags.closed_gop
         context.options = self._options(tags, clip.hdr)
 
     def _options(self, tags: ColourTags, hdr: Hdr | None) -> dict[str, str]:
@@ -188,7 +190,8 @@ class Encoding:
             raise VideoError(
                 f"pixel format {self.pixel_format}: {self.codec} takes {', '.join(formats)}"
             )
-        if self.pixel_format not in (layout(self.pixel_format).planar, _TWO_PLANES):
+        chosen = layout(self.pixel_format)
+        if chosen.grey or self.pixel_format not in (chosen.planar, _TWO_PLANES):
             raise VideoError(f"pixel format {self.pixel_format}: expected a planar YUV or GBR one")
         context = encoder.create()
         known = {option.name for option in context.supported_options.private}
@@ -216,13 +219,13 @@ def _encoder(name: str):
 
 def _default_format(clip: Clip, codec: str) -> str:
     """4:2:0 of 8 or 10 bits, or the clip's own 4:2:2 or 4:4:4 where the encoder takes it."""
-    formats = [f.name for f in _encoder(codec).video_formats or ()]
+    takes = [f.name for f in _encoder(codec).video_formats or ()]
     source = layout(clip.pixel_format)
     subsampling = (2, 2) if source.rgb or source.grey else source.subsampling
     stem = {(2, 1): "yuv422p", (1, 1): "yuv444p"}.get(subsampling, "yuv420p")
     deep = () if clip.depth == 8 else (f"{stem}10le", "yuv420p10le", _TWO_PLANES)
     wanted = (*deep, stem, "yuv420p")
-    return next((name for name in wanted if not formats or name in formats), formats[0])
+    return next((name for name in wanted if not takes or name in takes), takes[0] if takes else "")
 
 
 def _png(clip: Clip, codec, crf, preset, pixel_format) -> Encoding:

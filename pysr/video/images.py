@@ -30,7 +30,13 @@ _NUMBER = re.compile(r"%(0\d+)?d")
 
 def is_sequence(path: Path) -> bool:
     """Whether a path names an image sequence: a folder, or a pattern such as frames/%05d.png."""
-    return path.is_dir() or _NUMBER.search(path.name) is not None
+    pattern = path.suffix.lower() in pictures.READABLE and _NUMBER.search(path.name) is not None
+    return path.is_dir() or (pattern and not path.is_file())
+
+
+def _numbered(path: Path, number: int) -> str:
+    """The name of a pattern's picture."""
+    return _NUMBER.sub(lambda found: found[0] % number, path.name, count=1)
 
 
 def probe(path: Path) -> Clip:
@@ -66,18 +72,21 @@ def _files(path: Path) -> tuple[Path, ...]:
             return tuple(sorted(pictures.listing(path), key=lambda file: _natural(file.name)))
         except pictures.PictureError as error:
             raise VideoError(str(error)) from None
-    head, tail = _NUMBER.split(path.name)[0], _NUMBER.split(path.name)[-1]
+    found = _NUMBER.search(path.name)
+    head, tail = path.name[: found.start()], path.name[found.end() :]
     shape = re.compile(f"{re.escape(head)}(\\d+){re.escape(tail)}")
     numbered = {}
     for file in path.parent.iterdir() if path.parent.is_dir() else ():
         match = shape.fullmatch(file.name)
-        if match and file.name == path.name % int(match[1]):
+        if match and file.name == _numbered(path, int(match[1])):
             numbered[int(match[1])] = file
     if not numbered:
         raise VideoError(f"{path}: no picture fits this pattern")
     missing = sorted(set(range(min(numbered), max(numbered))) - set(numbered))
     if missing:
-        raise VideoError(f"{path}: picture {path.name % missing[0]} is missing from the sequence")
+        raise VideoError(
+            f"{path}: picture {_numbered(path, missing[0])} is missing from the sequence"
+        )
     return tuple(numbered[number] for number in sorted(numbered))
 
 
@@ -156,8 +165,9 @@ def folder_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_target(target: Path) -> None:
-    """Raises VideoError unless the folder of the target is new or empty and can be made."""
+def check_target(target: Path, clip: Clip) -> None:
+    """Raises VideoError unless the folder of the target is new or empty and can be made, and every
+    frame gets a name of its own there."""
     folder = target if not _NUMBER.search(target.name) else target.parent
     if _NUMBER.search(target.name) and target.suffix.lower() != ".png":
         raise VideoError(f"{target}: image sequences are written as PNG; use a .png pattern")
@@ -165,6 +175,19 @@ def check_target(target: Path) -> None:
         raise VideoError(f"{folder}: expected a new or an empty folder for the pictures")
     if not folder.resolve().parent.is_dir():
         raise VideoError(f"{folder}: no folder {folder.parent}")
+    names = _names(target, clip)
+    twice = sorted({name for name in names if names.count(name) > 1}) if clip.files else []
+    if twice:
+        raise VideoError(f"{folder}: several pictures would be written to {', '.join(twice)}")
+
+
+def _names(target: Path, clip: Clip) -> list[str]:
+    """Of the pictures of all frames."""
+    if _NUMBER.search(target.name):
+        return [_numbered(target, i + 1) for i in range(len(clip))]
+    if clip.files:
+        return [f"{file.stem}.png" for file in clip.files]
+    return [f"{i + 1:06d}.png" for i in range(len(clip))]
 
 
 def assemble(target: Path, clip: Clip, segments: Sequence[Path]) -> None:
@@ -172,18 +195,13 @@ def assemble(target: Path, clip: Clip, segments: Sequence[Path]) -> None:
 
     A folder keeps the names of the pictures that came in, where pictures came in.
     """
-    check_target(target)
+    check_target(target, clip)
     files = [file for segment in segments for file in sorted(segment.iterdir())]
     if len(files) != len(clip):
         raise VideoError(f"{target}: expected {len(clip)} frames, the segments hold {len(files)}")
-    if _NUMBER.search(target.name):
-        folder, names = target.parent, [target.name % (i + 1) for i in range(len(files))]
-    elif clip.files:
-        folder, names = target, [f"{file.stem}.png" for file in clip.files]
-    else:
-        folder, names = target, [f"{i + 1:06d}.png" for i in range(len(files))]
+    folder = target.parent if _NUMBER.search(target.name) else target
     with folder_whole(folder) as beside:
-        for file, name in zip(files, names, strict=True):
+        for file, name in zip(files, _names(target, clip), strict=True):
             _link(file, beside / name)
 
 

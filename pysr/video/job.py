@@ -29,7 +29,7 @@ from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.figures import ShotReport, report
 from pysr.video.journal import Journal, digest
-from pysr.video.mux import check_target, rehearse
+from pysr.video.mux import check_target, rehearse, tags_lost
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
 from pysr.video.segments import LENGTH, Segment, plan
@@ -182,7 +182,8 @@ def upscale(
         Journal.opened(final, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
         size = tuple(upscaler.scale * n for n in (clip.height, clip.width))
-        rehearse(target, clip, encoding, size, journal.work)
+        rehearsed = rehearse(target, clip, encoding, size, journal.work)
+        lost += tags_lost(rehearsed, clip, target, encoding)
         shots = _shots(upscaler, clip, kernel, journal, clock)
         models = {}
         if adapt is not None:
@@ -225,7 +226,7 @@ def upscale(
         )
         clock.stage("assembling")
         paths = [journal.segment(s.index) for s in segments]
-        lost += put_together(target, clip, paths, encoding, size, journal.work)
+        lost += put_together(target, clip, paths, encoding, size, journal.work, rehearsed)
         facts = [Facts(**journal.facts(s.index)) for s in segments]
         journal.remove()
     return Report(

@@ -11,23 +11,25 @@ import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from pysr.files import written_whole
 from pysr.video import images, subtitles
-from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.clip import Clip, Hdr, VideoError, opened, pyav
 from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
-from pysr.video.reader import probe
+from pysr.video.reader import probe, read
 from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 
-__all__ = ["assemble", "check_target", "rehearse"]
+__all__ = ["assemble", "check_target", "rehearse", "result_stream", "tags_lost"]
 
 # What describes the old file and not the film; the muxer writes its own.
 _TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"}
+_TECHNICAL |= {"alpha_mode"}
 _STATISTICS = ("duration", "bps", "number_of_frames", "number_of_bytes", "_statistics_")
 # Tags that MP4 and QuickTime have places of their own for; with any other, all go to free ones.
 _MP4_TAGS = set(
@@ -66,16 +68,16 @@ def assemble(
         return losses
     measured = _measured(target, clip, segments)
     try:
-        with written_whole(target) as beside, source(clip) as opened:
-            _write(beside, target.suffix, opened, clip, measured)
-            return (*losses, *_changes(beside, target.suffix, opened, clip))
+        with written_whole(target) as beside, source(clip) as file:
+            _write(beside, target.suffix, file, clip, measured)
+            return (*losses, *_changes(beside, target.suffix, file, clip))
     except pyav().FFmpegError as error:
         raise VideoError(f"{target}: cannot be written ({error.strerror})") from None
 
 
 def rehearse(
     target: Path, clip: Clip, encoding: Encoding, size: tuple[int, int], folder: Path
-) -> None:
+) -> Clip:
     """Write the file that will be, with a few black frames, into `folder`, and read it back.
 
     Some muxers take a stream's header and find out only from its packets that they cannot hold it,
@@ -83,11 +85,13 @@ def rehearse(
 
     Args:
         size: (height, width) of the result.
+    Returns:
+        What was read back, with the tags that the target holds; the clip itself for pictures.
     Raises:
         VideoError: if that is so, or if the encoder refuses the size.
     """
     if encoding.images:
-        return
+        return clip
     count = min(len(clip), _REHEARSED)
     few = replace(clip, pts=clip.pts[:count], durations=clip.durations[:count], keys=(0,))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -96,37 +100,87 @@ def rehearse(
             samples = writer.samples(torch.zeros(3, *size))
             for pts, duration in zip(few.pts, few.durations, strict=True):
                 writer.write(samples, pts, duration)
-        problem = _tried(whole, few, _measured(target, few, [black]))
-    if problem:
-        raise VideoError(
-            f"{target}: {target.suffix} cannot hold this clip ({problem}); a name ending in .mkv "
-            "holds nearly everything"
-        )
+        try:
+            return _tried(whole, few, _measured(target, few, [black]))
+        except (pyav().FFmpegError, VideoError) as error:
+            problem = getattr(error, "strerror", None) or str(error).removeprefix(f"{whole}: ")
+            raise VideoError(
+                f"{target}: {target.suffix} cannot hold this clip ({problem}); a name ending in "
+                ".mkv holds nearly everything"
+            ) from None
 
 
-def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> str:
-    """What goes wrong in writing and reading a file, in words; empty if nothing does."""
-    try:
-        with source(clip) as opened:
-            _write(whole, whole.suffix, opened, clip, segments)
-            probe(whole)
-            if opened is None:
-                return ""
-            with pyav().open(whole, metadata_errors="replace") as written:
-                for before, after in _pairs(written, whole.suffix, opened, clip):
+def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> Clip:
+    """Writes a file and reads it back. Raises VideoError or FFmpegError, if something is wrong."""
+    with source(clip) as file:
+        _write(whole, whole.suffix, file, clip, segments)
+        made = probe(whole, result_stream(whole, clip))
+        for _ in read(made):  # some write times that packets and decoder do not agree on
+            pass
+        if made.rotation != clip.rotation:
+            raise VideoError(f"the rotation by {clip.rotation} degrees would be lost")
+        if file is not None:
+            with opened(whole) as written:
+                for before, after in _pairs(written, whole.suffix, file, clip):
                     if before.type in ("audio", "subtitle") and after.type != before.type:
-                        return f"{in_words(before)} would be {after.type} there"
-        return ""
-    except pyav().FFmpegError as error:
-        return error.strerror
-    except VideoError as error:
-        return str(error).removeprefix(f"{whole}: ")
+                        raise VideoError(f"{in_words(before)} would be {after.type} there")
+    return made
+
+
+def result_stream(path: Path, clip: Clip) -> int | None:
+    """The result's number among the streams of a file that was made from a clip: of its videos the
+    same as before. None where that does not matter, or cannot be told."""
+    if path.is_dir() or clip.files or not path.exists():
+        return None
+    numbers = []
+    for file in (clip.path, path):
+        with opened(file) as container:
+            videos = [s.index for s in container.streams.video if not is_attached_picture(s)]
+            numbers.append(videos)
+    before, after = numbers
+    return after[before.index(clip.stream)] if len(before) == len(after) else None
+
+
+def tags_lost(rehearsed: Clip, clip: Clip, target: Path, encoding: Encoding) -> tuple[str, ...]:
+    """What of a clip's tags a rehearsal did not show, in words."""
+    if encoding.images:
+        return ()
+    lost = []
+    if rehearsed.sample_aspect != clip.sample_aspect:
+        lost.append(_aspect_lost(clip, target.suffix))
+    if encoding.carries_hdr() and not _close(rehearsed.hdr, clip.hdr):
+        lost.append(f"HDR10 metadata: {target.suffix} with {encoding.codec} does not hold it")
+    for name in ("primaries", "transfer"):
+        there, expected = getattr(rehearsed.colour, name), getattr(clip.colour, name)
+        if there != expected:
+            lost.append(
+                f"the colour tag {name} {expected} is lost (ITU-T H.273): {target.suffix} with "
+                f"{encoding.codec} says {there}"
+            )
+    return tuple(lost)
+
+
+def _aspect_lost(clip: Clip, suffix: str) -> str:
+    return f"the sample aspect {clip.sample_aspect} is lost: {suffix} needs H.264 or HEVC for it"
+
+
+def _close(a: Hdr | None, b: Hdr | None) -> bool:
+    """But for rounding: codecs write HDR10 metadata in units of their own."""
+    if a is None or b is None:
+        return a is b
+    pairs = ((a.primaries, b.primaries), (a.luminance, b.luminance), (a.light, b.light))
+    return all(
+        x == y
+        or (x is not None and y is not None)
+        and all(abs(u - v) <= Fraction(1, 10_000) + v / 1000 for u, v in zip(x, y, strict=True))
+        for x, y in pairs
+    )
 
 
 def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:
     measured, first = [], 0
     for path in map(Path, segments):
-        with pyav().open(path) as container:
+        with opened(path) as container:
             numbers = [_number(p) for p in container.demux(video=0) if p.pts is not None]
             stated = container.metadata.get(FIRST_PTS)
         if sorted(numbers) != list(range(len(numbers))):
@@ -145,34 +199,33 @@ def _number(packet) -> int:
     return round(packet.pts * packet.time_base / FRAME)
 
 
-def _write(path: Path, suffix: str, opened, clip: Clip, segments: list[_Segment]) -> None:
-    av = pyav()
-    options = _muxer_options(suffix, opened)
+def _write(path: Path, suffix: str, file, clip: Clip, segments: list[_Segment]) -> None:
+    options = _muxer_options(suffix, file)
     with (
-        av.open(path, "w", container_options=options) as container,
-        av.open(segments[0].path) as template,
+        opened(path, "w", container_options=options) as container,
+        opened(segments[0].path) as template,
     ):
-        ways = carried(suffix, opened, clip)
-        copies = _streams(container, suffix, opened, clip, template.streams.video[0], ways)
+        ways = carried(suffix, file, clip)
+        copies = _streams(container, suffix, file, clip, template.streams.video[0], ways)
         video = copies.pop(clip.stream)
         headers = template.streams.video[0].codec_context.extradata
-        packets = [_video_packets(clip, segments, video, headers)]
-        if opened is not None:
-            container.metadata.update(_kept(opened.metadata))
-            container.set_chapters(opened.chapters())
-            packets.append(_copied_packets(opened, copies, ways))
+        packets = [_video_packets(clip, segments, video, headers, suffix)]
+        if file is not None:
+            container.metadata.update(_kept(file.metadata))
+            container.set_chapters(file.chapters())
+            packets.append(_copied_packets(file, copies, ways))
         for packet in heapq.merge(*packets, key=_seconds):
             container.mux(packet)
 
 
-def _muxer_options(suffix: str, opened) -> dict[str, str]:
+def _muxer_options(suffix: str, file) -> dict[str, str]:
     if suffix.lower() == ".mkv":
         return {"default_mode": "passthrough"}  # else the first tracks become the default ones
     if suffix.lower() not in _MP4_SUFFIXES:
         return {}
     # Tracks that start late do so in this unit; milliseconds would move sound by samples.
     options = {"movie_timescale": "90000"}
-    if opened is not None and set(_kept(opened.metadata)) - _MP4_TAGS:
+    if file is not None and set(_kept(file.metadata)) - _MP4_TAGS:
         options["movflags"] = "use_metadata_tags"
     return options
 
@@ -185,24 +238,33 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _streams(container, suffix: str, opened, clip: Clip, template, ways: dict) -> dict:
+def _named(metadata: dict[str, str]) -> dict[str, str]:
+    """A track's tags with its title, which reading MP4 gives as its name, for writing."""
+    return metadata if _title(metadata) is None else {**metadata, "title": _title(metadata)}
+
+
+def _title(metadata: dict[str, str]) -> str | None:
+    return metadata.get("title", metadata.get("name"))
+
+
+def _streams(container, suffix: str, file, clip: Clip, template, ways: dict) -> dict:
     """The target's streams by their number in the source, in the source's order."""
     copies = {}
     for index in sorted({clip.stream, *ways}):
         if index == clip.stream:
-            copies[index] = _video_stream(container, suffix, opened, clip, template)
+            copies[index] = _video_stream(container, suffix, file, clip, template)
             continue
-        origin = opened.streams[index]
+        origin = file.streams[index]
         copy = ways[index](container, origin)
         if copy is None:
             _attach_picture(container, clip, origin)
         else:
-            copy.metadata.update(_kept(origin.metadata))
+            copy.metadata.update(_named(_kept(origin.metadata)))
             copies[index] = copy
     return copies
 
 
-def _video_stream(container, suffix: str, opened, clip: Clip, template):
+def _video_stream(container, suffix: str, file, clip: Clip, template):
     video = container.add_stream_from_template(template, opaque=True)
     video.time_base = clip.time_base
     video.codec_context.framerate = clip.rate
@@ -211,10 +273,10 @@ def _video_stream(container, suffix: str, opened, clip: Clip, template):
         video.codec_context.codec_tag = "hvc1"  # Apple's players know no other
     if clip.display_matrix is not None:
         video.set_display_matrix(_scaled(clip.display_matrix, template.width / clip.width))
-    if opened is not None:
-        origin = opened.streams[clip.stream]
+    if file is not None:
+        origin = file.streams[clip.stream]
         video.disposition = origin.disposition
-        video.metadata.update(_kept(origin.metadata))
+        video.metadata.update(_named(_kept(origin.metadata)))
     return video
 
 
@@ -224,17 +286,22 @@ def _scaled(matrix: tuple[int, ...], scale: float) -> tuple[int, ...]:
 
 
 def _attach_picture(container, clip: Clip, stream) -> None:
-    with pyav().open(clip.path, metadata_errors="replace") as again:
+    with opened(clip.path) as again:
         picture = next(bytes(p) for p in again.demux(stream.index) if p.size)
     kind = {"mjpeg": "jpeg"}.get(stream.codec_context.name, stream.codec_context.name)
     name = stream.metadata.get("filename", f"cover.{kind.replace('jpeg', 'jpg')}")
     container.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), picture)
 
 
-def _video_packets(clip: Clip, segments: list[_Segment], stream, headers) -> Iterator:
+def _video_packets(clip: Clip, segments: list[_Segment], stream, headers, suffix: str) -> Iterator:
     depth = max(segment.reordering for segment in segments)
+
+    def decoded_at(turn: int) -> int:
+        early = depth - turn
+        return clip.pts[0] - early * clip.durations[0] if early > 0 else clip.pts[turn - depth]
+
     for segment in segments:
-        with pyav().open(segment.path) as container:
+        with opened(segment.path) as container:
             if container.streams.video[0].codec_context.extradata != headers:
                 raise VideoError(f"{segment.path}: encoded in another way than the segments before")
             kept = (p for p in container.demux(video=0) if p.pts is not None)
@@ -243,18 +310,20 @@ def _video_packets(clip: Clip, segments: list[_Segment], stream, headers) -> Ite
                 packet.stream = stream
                 packet.time_base = clip.time_base
                 packet.pts, packet.duration = clip.pts[number], clip.durations[number]
-                early = depth - turn
-                packet.dts = (
-                    clip.pts[0] - early * clip.durations[0] if early > 0 else clip.pts[turn - depth]
-                )
+                packet.dts = decoded_at(turn)
+                if suffix.lower() in _MP4_SUFFIXES and turn == len(clip) - 1:
+                    # It states how long packets take in the order of decoding: all in all the clip.
+                    rest = clip.pts[-1] + clip.durations[-1] - clip.pts[0]
+                    rest -= decoded_at(turn) - decoded_at(0)
+                    packet.duration = max(packet.duration, rest)
                 yield packet
 
 
-def _copied_packets(opened, copies: dict, ways: dict) -> Iterator:
+def _copied_packets(file, copies: dict, ways: dict) -> Iterator:
     keep = pyav().stream.Discard
-    for stream in opened.streams:
+    for stream in file.streams:
         stream.discard = keep.default if stream.index in copies else keep.all
-    for packet in opened.demux():
+    for packet in file.demux():
         if packet.size == 0 and packet.pts is None:
             continue  # what flushes decoders
         if packet.stream_index not in copies or _is_gap(packet):
@@ -279,27 +348,27 @@ def _seconds(packet) -> float:
     return float("-inf") if time is None else float(time * packet.time_base)
 
 
-def _changes(path: Path, suffix: str, opened, clip: Clip) -> list[str]:
+def _changes(path: Path, suffix: str, file, clip: Clip) -> list[str]:
     """What the finished file holds differently from the source, found by reading it."""
-    if opened is None:
+    if file is None:
         return []
-    with pyav().open(path, metadata_errors="replace") as written:
+    with opened(path) as written:
         changes = []
-        for before, after in _pairs(written, suffix, opened, clip):
+        for before, after in _pairs(written, suffix, file, clip):
             if before.index == clip.stream:
                 changes += _video_changes(suffix, clip, written, after)
             changes += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
-        if len(opened.chapters()) != len(written.chapters()):
+        if len(file.chapters()) != len(written.chapters()):
             changes.append("chapters are lost")
         names = {name.lower() for name in written.metadata}
-        gone = [name for name in _kept(opened.metadata) if name.lower() not in names]
+        gone = [name for name in _kept(file.metadata) if name.lower() not in names]
         return changes + [f"the tag {name} is lost" for name in gone]
 
 
-def _pairs(written, suffix: str, opened, clip: Clip) -> list[tuple]:
+def _pairs(written, suffix: str, file, clip: Clip) -> list[tuple]:
     """The tracks of a source that a finished file has too, and there."""
-    kept = {clip.stream, *carried(suffix, opened, clip)}
-    sources = _tracks(s for s in opened.streams if s.index in kept)
+    kept = {clip.stream, *carried(suffix, file, clip)}
+    sources = _tracks(s for s in file.streams if s.index in kept)
     return list(zip(sources, _tracks(written.streams), strict=False))
 
 
@@ -312,9 +381,9 @@ def _video_changes(suffix: str, clip: Clip, written, stream) -> Iterator[str]:
     first = next(iter(written.demux(stream)))
     shift = first.pts * first.time_base - clip.pts[0] * clip.time_base
     if abs(shift) > stream.time_base:
-        yield f"all times are {float(shift):+.3f} s: {suffix} starts at zero"
+        yield f"all times are {float(shift):+.3f} s: {suffix} begins elsewhere"
     if (stream.sample_aspect_ratio or 1) != clip.sample_aspect:
-        yield f"the sample aspect {clip.sample_aspect} is lost: {suffix} needs H.264 or HEVC for it"
+        yield _aspect_lost(clip, suffix)
 
 
 def _marks(before, after) -> Iterator[str]:
@@ -325,5 +394,5 @@ def _marks(before, after) -> Iterator[str]:
         yield f"the mark {missing.name}"
     if (before.language or "und") != (after.language or "und"):
         yield "its language"
-    if before.metadata.get("title") != after.metadata.get("title"):
+    if _title(before.metadata) != _title(after.metadata):
         yield "its title"

@@ -13,13 +13,15 @@ from fractions import Fraction
 from pathlib import Path
 
 from pysr.video import sidedata
-from pysr.video.clip import Clip, ColourTags, VideoError, pyav
+from pysr.video.clip import Clip, ColourTags, VideoError, opened, pyav
 from pysr.video.colour import check_tags, resolved
 from pysr.video.planes import layout
 
 # How far the packets may end before the time that the header states: headers are rounded.
 _SLACK_SECONDS = 0.25
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown or progressive
+_RGB, _UNSPECIFIED, _FULL = 0, 2, 2  # matrices and a range (ITU-T H.273)
+_VP9_ALPHA = "alpha_mode"  # the tag of transparency, which FFmpeg's own decoder does not show
 
 
 @dataclass
@@ -28,24 +30,23 @@ class _Packets:
 
     pts: list[int] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
-    undecodable: int = 0  # before the first key frame
+    undecodable: int = 0  # at the beginning, where others that they need are missing
     last_duration: int = 0
     end: Fraction = Fraction(0)  # of all streams, in seconds
 
 
 def probe(path: Path, index: int | None) -> Clip:
     """See `pysr.video.clip.probe`."""
-    av = pyav()
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        with opened(path) as container:
             stream = _choose(path, container, index)
-            clip = _describe(path, container, stream)
-        with av.open(path, metadata_errors="replace") as container:
-            packets = _packets(path, container, clip)
+            clip, first = _describe(path, container, stream)
+        with opened(path) as container:
+            packets = _packets(path, container, clip, first)
             _check_whole(path, container, packets)
-    except av.FFmpegError as error:
+    except pyav().FFmpegError as error:
         raise VideoError(
             f"{path}: not readable as video: {error.strerror} (damaged, truncated or no video?)"
         ) from None
@@ -73,28 +74,34 @@ def is_attached_picture(stream) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
-def _describe(path: Path, container, stream) -> Clip:
-    """What the header and the first frame say; the header alone may not know the format."""
+def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
+    """What the header and the first frame say, since the header alone may not know the format; and
+    the time of that frame."""
     if stream.codec_context is None:
         raise VideoError(f"{path}: FFmpeg cannot decode the codec of stream {stream.index}")
     frame = None
     with contextlib.suppress(EOFError):
-        frame = next(iter(container.decode(stream)), None)
+        frames = container.decode(stream)
+        frame = next((f for f in frames if not f.is_corrupt), None)
     if frame is None:
         raise VideoError(f"{path}: stream {stream.index} holds no frame that can be decoded")
     if stream.codec_context.field_order not in _PROGRESSIVE or frame.interlaced_frame:
         raise _interlaced(path)
     pixel_format = frame.format.name
     format_ = layout(pixel_format)
+    # As FFmpeg reads grey that does not say so.
+    full = pixel_format.startswith("yuvj") or (format_.grey and frame.color_range == 0)
+    transparent = format_.alpha or stream.metadata.get(_VP9_ALPHA) == "1"
     colour = ColourTags(
-        matrix=0 if format_.rgb else frame.colorspace,
-        range=2 if pixel_format.startswith("yuvj") else frame.color_range,
+        # Some files say RGB of what is none.
+        matrix=_RGB if format_.rgb else frame.colorspace or _UNSPECIFIED,
+        range=_FULL if full else frame.color_range,
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
         chroma_location=sidedata.chroma_location(container, stream.index),
     )
     check_tags(colour)
-    return Clip(
+    clip = Clip(
         path=path,
         stream=stream.index,
         codec=stream.codec_context.name,
@@ -113,8 +120,9 @@ def _describe(path: Path, container, stream) -> Clip:
         colour=resolved(colour, frame.height),
         hdr=sidedata.hdr(frame),
         others=_others(container, stream),
-        lost=(("transparency",) if format_.alpha else ()) + sidedata.lost(frame),
+        lost=(("transparency",) if transparent else ()) + sidedata.lost(frame),
     )
+    return clip, frame.pts
 
 
 def _interlaced(path: Path) -> VideoError:
@@ -141,8 +149,9 @@ def in_words(stream) -> str:
     return f"stream {stream.index}: {', '.join(parts)}"
 
 
-def _packets(path: Path, container, clip: Clip) -> _Packets:
-    found, decodable = _Packets(), False
+def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
+    """The packets of a clip whose first decoded frame has the time `first`."""
+    found, begin = _Packets(), None
     size = _SizeChanges(container.streams[clip.stream], clip)
     for packet in container.demux():
         if packet.pts is None:
@@ -156,7 +165,8 @@ def _packets(path: Path, container, clip: Clip) -> _Packets:
         found.end = max(found.end, (packet.pts + duration) * packet.time_base)
         if packet.stream_index != clip.stream:
             continue
-        decodable = decodable or packet.is_keyframe
+        if begin is None and packet.is_keyframe:
+            begin = packet.pts
         if packet.is_discard:
             continue  # an edit list: decoded, since others are built on it, and not shown
         if packet.is_corrupt:
@@ -164,7 +174,9 @@ def _packets(path: Path, container, clip: Clip) -> _Packets:
                 f"{path}: damaged or truncated at {float(packet.pts * packet.time_base):.3f} s; "
                 "copy the file again, or cut it before that time"
             )
-        if not decodable:
+        # A cut recording may begin with frames that refer to some before the cut; these may come
+        # after its first key frame, and be shown before it.
+        if begin is None or (first is not None and packet.pts < min(first, begin)):
             found.undecodable += 1
             continue
         size.check(packet)
@@ -238,10 +250,12 @@ def _check_whole(path: Path, container, packets: _Packets) -> None:
         )
     if not ends and container.duration is not None:
         stated = Fraction(container.duration, 1_000_000)
-        if packets.end + Fraction(_SLACK_SECONDS) < stated:
+        # Before zero begins a recording whose clock came round on the way.
+        lasting = packets.end - min(0, Fraction(container.start_time or 0, 1_000_000))
+        if lasting + Fraction(_SLACK_SECONDS) < stated:
             raise VideoError(
                 f"{path}: truncated: the header states {float(stated):.2f} s, the packets end at "
-                f"{float(packets.end):.2f} s; copy the file again, or remux it to work on what is "
+                f"{float(lasting):.2f} s; copy the file again, or remux it to work on what is "
                 "there: ffmpeg -i IN -map 0 -c copy OUT"
             )
 
@@ -260,7 +274,7 @@ def _with_times(clip: Clip, packets: _Packets) -> Clip:
         )
     rate = clip.rate or (1 / (durations[0] * clip.time_base) if durations else Fraction(25))
     durations.append(packets.last_duration or round(1 / rate / clip.time_base))
-    undecodable = f"{packets.undecodable} frames before the first key frame"
+    undecodable = f"frames at the beginning that need some before it: {packets.undecodable}"
     return replace(
         clip,
         pts=pts,

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pysr.video import images, planes, probing
-from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.clip import Clip, VideoError, opened, pyav
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class _Damaged(Exception):
 def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
     av = pyav()
     expected = first
-    with av.open(clip.path, metadata_errors="replace") as container:
+    with opened(clip.path) as container:
         stream = container.streams[clip.stream]
         stream.thread_type = "AUTO"
         for other in container.streams:

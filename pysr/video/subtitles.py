@@ -10,7 +10,7 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 
-from pysr.video.clip import Clip, pyav
+from pysr.video.clip import Clip, opened
 
 # FFmpeg's names of what is read, and of what writes the other form.
 _OTHER_FORM = {"mov_text": "subrip", "srt": "mov_text", "subrip": "mov_text"}
@@ -47,7 +47,7 @@ def converted(packet, copy):
 
 def overlap(clip: Clip, stream) -> bool:
     """Whether lines are shown at the same time, which MP4 cannot do: it would move them."""
-    with pyav().open(clip.path, metadata_errors="replace") as container:
+    with opened(clip.path) as container:
         packets = [p for p in container.demux(stream.index) if p.pts is not None]
     spans = sorted((p.pts, p.pts + (p.duration or 0)) for p in packets)
     return any(before[1] > after[0] for before, after in pairwise(spans))

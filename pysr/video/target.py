@@ -35,9 +35,11 @@ def put_together(
     encoding: Encoding,
     size: tuple[int, int],
     work: Path,
+    rehearsed: Clip,
 ) -> tuple[str, ...]:
     """The finished file or folder, made of segments whose frames have a size (height, width),
-    checked, under its name; what it lost, in words. `work` is a folder on the target's disk.
+    checked, under its name; what it lost, in words. `work` is a folder on the target's disk,
+    `rehearsed` what `pysr.video.mux.rehearse` gave.
 
     Raises VideoError and CheckError, as `assemble` and `checks.check`.
     """
@@ -45,7 +47,7 @@ def put_together(
     whole = work / final.name
     made = whole if final == target else whole / target.name
     lost = assemble(made, clip, segments, encoding)
-    checks.check(made, clip, size)
+    checks.check(made, clip, size, rehearsed)
     if final.is_dir():
         final.rmdir()  # an empty one; no other gets this far
     os.replace(whole, final)

@@ -17,7 +17,7 @@ from torch import Tensor
 from pysr.video import pipeline
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
-from pysr.video.mux import check_target, rehearse
+from pysr.video.mux import check_target, rehearse, tags_lost
 from pysr.video.reader import Frame, probe, read
 from pysr.video.target import check_paths, place, put_together
 from pysr.video.writer import SegmentWriter
@@ -67,7 +67,8 @@ def transform(
         return frame, change(rgb, frame.index)[0].cpu()
 
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as work:
-        rehearse(target, clip, encoding, (height, width), Path(work))
+        rehearsed = rehearse(target, clip, encoding, (height, width), Path(work))
+        lost += tags_lost(rehearsed, clip, target, encoding)
         segment = Path(work) / f"segment{encoding.suffix}"
 
         def encode(frames: Iterator[tuple[Frame, Tensor]]) -> None:
@@ -76,5 +77,7 @@ def transform(
                     writer.write(writer.samples(rgb), frame.pts, frame.duration)
 
         pipeline.run(read(clip), changed, encode)
-        lost += put_together(target, clip, [segment], encoding, (height, width), Path(work))
+        lost += put_together(
+            target, clip, [segment], encoding, (height, width), Path(work), rehearsed
+        )
     return Transformed(len(clip), width, height, list(dict.fromkeys(lost)))

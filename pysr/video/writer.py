@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pysr.files import written_whole
 from pysr.video import images
-from pysr.video.clip import Clip, VideoError, pyav
+from pysr.video.clip import Clip, VideoError, opened, pyav
 from pysr.video.colour import from_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.planes import layout, to_frame
@@ -98,7 +98,7 @@ class _Encoder:
     def __enter__(self) -> _Encoder:
         with contextlib.ExitStack() as exits:
             beside = exits.enter_context(written_whole(self._path))
-            self._container = exits.enter_context(pyav().open(beside, "w", format="matroska"))
+            self._container = exits.enter_context(opened(beside, "w", format="matroska"))
             self._stream = self._container.add_stream(self._encoding.codec)
             self._encoding.open(self._stream.codec_context, self._clip, self._size)
             self._exits = exits.pop_all()

@@ -72,6 +72,9 @@ void multiply(const Product& product) {
 
 }  // namespace emulator
 
+// Lanes need not meet here: a product waits for all of them.
+inline void __syncwarp() {}
+
 namespace pysr {
 
 inline void copy_async(void* to, const void* from, bool inside) {

@@ -90,7 +90,7 @@ def unpack(image) -> Unpacked:
         ValueError: for another shape, no pixels, NaN or infinity, values below -1 or above 2.
     """
     if isinstance(image, torch.Tensor):
-        tensor, batched, wrap = image, True, lambda t: t
+        tensor, batched, wrap = image.detach(), True, lambda t: t
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise ValueError(
                 "image: expected a torch tensor (N, 3, H, W), floating point in [0, 1], "
@@ -148,6 +148,8 @@ def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
             ) from None
     if hasattr(image, "__dlpack__") and hasattr(image, "__array_namespace__"):
         namespace = image.__array_namespace__()
+        if min(getattr(image, "strides", None) or (0,)) < 0:  # which torch aborts at
+            image = namespace.asarray(image, copy=True)
         return torch.from_dlpack(image), namespace.from_dlpack
     raise TypeError(
         f"image: expected numpy, torch or an array with __dlpack__, got {type(image).__name__}"

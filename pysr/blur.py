@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_TAPS = 64  # a side of a kernel that pictures are blurred with
 # dan.txt section 4.1.1: eight widths evenly spaced over these ranges.
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
 # dan.txt section 4.1.1: widths drawn in training, by scale; a scale of 1 (deblurring) takes x2's.
@@ -268,14 +269,20 @@ def normalise(kernels: Tensor) -> Tensor:
 
 
 def check_kernel(kernel: Tensor, name: str = "kernel", tolerance: float = 0.05) -> Tensor:
-    """A user's kernel as (k, k) float32 summing to 1; one that does is returned as it is.
+    """A copy of a user's kernel as (k, k) float32 summing to 1.
 
-    Raises ValueError unless it is square, two-dimensional, finite, and sums to 1 within
-    `tolerance`.
+    Raises ValueError unless it is square, two-dimensional, of at most 64x64 taps, finite, and sums
+    to 1 within `tolerance`.
     """
-    kernel = torch.as_tensor(kernel, dtype=torch.float32)
+    if not torch.is_tensor(kernel):
+        kernel = torch.from_numpy(np.array(kernel, np.float32))
+    kernel = kernel.detach().to(torch.float32, copy=True)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.numel() == 0:
         raise ValueError(f"{name}: expected a square (k, k) array, got shape {tuple(kernel.shape)}")
+    if len(kernel) > MOST_TAPS:
+        raise ValueError(
+            f"{name}: expected at most {MOST_TAPS}x{MOST_TAPS} taps, got {len(kernel)}"
+        )
     if not torch.isfinite(kernel).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     total = float(kernel.sum())

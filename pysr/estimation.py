@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +50,6 @@ class Estimation:
 
     def given(self, kernel) -> Estimate:
         """A known kernel (k, k), a tensor or an array. Raises ValueError as `Upscaler` does."""
-        kernel = kernel if torch.is_tensor(kernel) else np.asarray(kernel)
         return Estimate(blur.check_kernel(kernel), None, 1.0)
 
     def on(self, crops: list[Crop]) -> Estimate:
@@ -77,7 +75,11 @@ class DANEstimation(Estimation):
 
     def given(self, kernel) -> Estimate:
         kernel = super().given(kernel).kernel
-        return Estimate(kernel, self._model.encode(kernel[None].to(self._device)), 1.0)
+        code = self._model.encode(kernel[None].to(self._device))
+        if not torch.isfinite(code).all():
+            size = self._model.config.kernel_size
+            raise ValueError(f"kernel: nothing of it lies in the middle {size}x{size} taps")
+        return Estimate(kernel, code, 1.0)
 
     def on(self, crops: list[Crop]) -> Estimate:
         model = self._model

@@ -7,7 +7,9 @@ those pixels pass through OpenCV.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +26,20 @@ MAX_PIXELS = 100_000_000
 READABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")
 _ORIENTATION = 0x0112
+# Tags of a TIFF file's pixels, which Pillow gives with those of its EXIF block: what lies where, in
+# which form. They are the old file's.
+_STRUCTURE = frozenset(
+    (*range(0xFE, 0x108), 0x10A, 0x111, *range(0x115, 0x11A), 0x11C, 0x11D, 0x120, 0x121)
+    + (0x122, 0x123, 0x124, 0x125, 0x12D, 0x13D, *range(0x140, 0x14F), *range(0x150, 0x15C))
+    + (*range(0x200, 0x216), 0x02BC, 0x8649, 0x8773)
+)
+_EXIF_FOLDERS = (0x8769, 0x8825)  # of the camera and of the place
+# Sides that a format can have at most.
+_LARGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _SAVE_OPTIONS = {
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True},
+    ".webp": {"lossless": True, "exact": True},  # colours under full transparency too
     ".tif": {"compression": "tiff_deflate"},
     ".tiff": {"compression": "tiff_deflate"},
 }
@@ -68,39 +80,67 @@ def read(path: str | Path) -> Picture:
     if path.stat().st_size == 0:
         raise PictureError(f"{path}: the file is empty")
     try:
-        with _no_pillow_limit(), Image.open(path) as image:
+        # By its name Pillow 13 maps a file into memory, and scrambles a TIFF that is to be turned.
+        with _pillow_limit.lifted(), path.open("rb") as file, Image.open(file) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(
                     f"{path}: expected at most {MAX_PIXELS} pixels, "
                     f"the file claims {width}x{height}"
                 )
-            if getattr(image, "n_frames", 1) > 1:
+            # Cameras put a preview behind a picture.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                 raise PictureError(f"{path}: expected one picture, the file has {image.n_frames}")
             return _decode(path, image)
     except PictureError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow meets damage in many ways
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise PictureError(f"{path}: not a readable picture ({reason})") from None
 
 
 def _decode(path: Path, image: Image.Image) -> Picture:
-    icc, exif = image.info.get("icc_profile"), image.getexif()
-    orientation = exif.pop(_ORIENTATION, 1)
-    exif = exif.tobytes() if len(exif) else None
-    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    elif image.mode in ("1", "P"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
+    deep = _holds_sixteen_bit(path, image)
+    # Raises on truncated data, which OpenCV would pad without a word; turns a TIFF upright.
+    image.load()
+    icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
+    exif, orientation = _exif(path, image)
     if image.mode.startswith("I;16"):
         pixels = np.array(image).astype(np.uint16)
+        if transparent is not None:
+            pixels = _with_alpha(np.stack([pixels] * 3, -1), [transparent] * 3)
+    elif deep and image.mode in ("RGB", "RGBA"):
+        pixels = _sixteen_bit(path)
+        if transparent is not None and pixels.shape[2] == 3:
+            pixels = _with_alpha(pixels, transparent)
+    elif image.mode in ("LA", "PA", "La", "RGBa") or transparent is not None:
+        pixels = np.array(image.convert("RGBA"))
+    elif image.mode in ("1", "P"):
+        pixels = np.array(image.convert("L" if image.mode == "1" else "RGB"))
     elif image.mode in ("L", "RGB", "RGBA"):
-        image.load()  # raises on truncated data, which OpenCV would pad without a word
-        pixels = _sixteen_bit(path) if _holds_sixteen_bit(path, image) else np.array(image)
+        pixels = np.array(image)
     else:
         raise PictureError(f"{path}: expected grey, RGB or RGBA, got {image.mode}")
     return Picture(_upright(pixels, orientation), icc, exif)
+
+
+def _exif(path: Path, image: Image.Image) -> tuple[bytes | None, int]:
+    """The EXIF block without what is only true of this file, and the orientation."""
+    exif = image.getexif()
+    orientation = exif.pop(_ORIENTATION, 1)
+    for tag in _STRUCTURE & set(exif):
+        del exif[tag]
+    try:
+        return (exif.tobytes() if len(exif) else None), orientation
+    except Exception as error:  # tags of types that they cannot have
+        warnings.warn(f"{path}: its EXIF is left out, it is damaged ({error})", stacklevel=2)
+        return None, orientation
+
+
+def _with_alpha(rgb: np.ndarray, transparent: Sequence[int]) -> np.ndarray:
+    """16-bit RGB, and transparent where it is the one colour that stands for that."""
+    opaque = (rgb != np.array(transparent, rgb.dtype)).any(-1, keepdims=True)
+    return np.concatenate([rgb, opaque * rgb.dtype.type(65535)], -1)
 
 
 def _holds_sixteen_bit(path: Path, image: Image.Image) -> bool:
@@ -132,11 +172,11 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def check_writable(path: str | Path, picture: Picture | None = None) -> Path:
+def check_writable(path: str | Path, picture: Picture | None = None, scale: int = 1) -> Path:
     """Refuse an output path before the work is done.
 
     Raises PictureError when the folder is missing or not writable, the format is unknown, or it
-    cannot hold what the picture has (transparency, 16 bits).
+    cannot hold what the picture has (transparency, 16 bits), or `scale` times its size.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -151,6 +191,12 @@ def check_writable(path: str | Path, picture: Picture | None = None) -> Path:
             raise PictureError(f"{path}: this format has no transparency; use a .png name")
         if picture.pixels.dtype == np.uint16 and suffix != ".png":
             raise PictureError(f"{path}: 16-bit pictures are written as .png; use a .png name")
+        side, most = scale * max(picture.pixels.shape[:2]), _LARGEST.get(suffix, math.inf)
+        if side > most:
+            raise PictureError(
+                f"{path}: this format holds at most {most} pixels a side, the result has {side}; "
+                "use a .png name"
+            )
     return path
 
 
@@ -167,7 +213,15 @@ def write(path: str | Path, picture: Picture) -> None:
         metadata = {"icc_profile": picture.icc, "exif": picture.exif}
         metadata = {name: value for name, value in metadata.items() if value}
         options = _SAVE_OPTIONS.get(path.suffix.lower(), {})
+        if path.suffix.lower() in (".tif", ".tiff") and _has_folders(picture.exif):
+            options = {}  # libtiff, which compresses, does not write them
         Image.fromarray(picture.pixels).save(beside, **options, **metadata)
+
+
+def _has_folders(exif: bytes | None) -> bool:
+    block = Image.Exif()
+    block.load(exif or b"")
+    return any(tag in block for tag in _EXIF_FOLDERS)
 
 
 def _write_sixteen_bit(path: Path, picture: Picture) -> None:
@@ -199,16 +253,29 @@ def listing(folder: str | Path, endings: Sequence[str] = READABLE) -> list[Path]
     return paths
 
 
-@contextlib.contextmanager
-def _no_pillow_limit() -> Iterator[None]:
-    """Pillow warns and fails at limits of its own, in words of its own; ours is checked instead."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+class _PillowLimit:
+    """Pillow's own limit of pixels, with words of its own; ours is checked instead. It is one for
+    all threads, and lifted while any of them reads."""
+
+    def __init__(self):
+        self._lock, self._readers, self._pixels = threading.Lock(), 0, None
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if self._readers == 0:
+                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
             yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._readers == 0:
+                    Image.MAX_IMAGE_PIXELS = self._pixels
+
+
+_pillow_limit = _PillowLimit()
 
 
 @contextlib.contextmanager

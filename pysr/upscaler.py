@@ -146,7 +146,11 @@ class Upscaler:
 
     def warm_up(self, height: int, width: int, tile: int = TILE) -> None:
         """Let the engine build, compile or capture now what the first picture of a size (in input
-        pixels) would wait for; worth it before many of that size."""
+        pixels) would wait for; worth it before many of that size. Raises ValueError for no pixels,
+        and after `close`."""
+        if min(height, width) < 1:
+            raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")
+        self._guard.check_open()
         parts = tiles(height, width, tile, self._halo)
         shapes = {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
         if self._assumed is None:

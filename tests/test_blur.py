@@ -209,6 +209,7 @@ def test_mat_files_of_the_published_form(tmp_path):
         (np.ones(9) / 9, r"square.*\(9,\)"),
         (np.full((3, 3), np.nan), "finite"),
         (np.full((3, 3), 0.5), "sum of 1.*4.5"),
+        (np.full((65, 65), 1 / 65**2), "at most 64x64 taps, got 65"),
     ],
 )
 def test_a_users_kernel_is_checked(kernel, message):
@@ -220,6 +221,19 @@ def test_a_users_kernel_is_made_exact():
     once = blur.check_kernel(np.full((5, 5), 1.03 / 25))
     assert float(once.sum()) == pytest.approx(1)
     assert torch.equal(blur.check_kernel(once), once)
+
+
+def test_a_users_kernel_is_copied_from_any_memory():
+    kernel = np.random.rand(5, 5)
+    kernel /= kernel.sum()
+    turned = blur.check_kernel(kernel[::-1, ::-1].astype(">f4"))
+    np.testing.assert_allclose(turned.numpy(), kernel[::-1, ::-1], rtol=1e-5)
+    for given in (kernel.astype(np.float32), torch.from_numpy(kernel).float().requires_grad_()):
+        checked = blur.check_kernel(given)
+        before = checked.clone()
+        with torch.no_grad():
+            given *= 0
+        assert torch.equal(checked, before) and not checked.requires_grad
 
 
 def test_bad_arguments_name_what_was_expected():

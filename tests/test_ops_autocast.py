@@ -38,6 +38,12 @@ def test_the_widest_type_is_taken(name, device, with_kernels):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+def test_devices_without_autocast(name):
+    operator, shapes = OPERATORS[name]
+    assert operator(*(torch.empty(shape, device="meta") for shape in shapes)).shape == (2, 3, 9, 8)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 def test_compiled_under_autocast(name, device):
     operator, shapes = OPERATORS[name]
     x, *others = (torch.randn(shape, device=device) for shape in shapes)

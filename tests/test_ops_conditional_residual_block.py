@@ -92,6 +92,12 @@ def test_matches_reference(case, picture, dtype, device):
         assert out.is_contiguous()
 
 
+def test_pixels_that_share_memory_are_not_overwritten(device):
+    f, cond, *weights = make(2, 16, 32, 9, 13, 2, device=device)
+    with pytest.raises(ValueError, match="f: expected pixels of its own to overwrite"):
+        conditional_residual_block(f[:1].expand(2, -1, -1, -1), cond, *weights, inplace=True)
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("picture", [False, True], ids=["constant", "picture"])
 def test_packed_and_in_place(picture, bfloat16, device):

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -35,17 +36,80 @@ def test_sixteen_bit_colour_is_read_in_rgb_order_from_a_file_made_elsewhere(tmp_
         np.testing.assert_array_equal(pictures.read(tmp_path / f"a{suffix}").pixels, pixels)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_tiff_comes_upright(tmp_path, mode, orientation):
+    pixels = noise(6, 9, 3)
+    image = Image.fromarray(pixels).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.array(image).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif)
+    given = np.array(image.convert("RGB") if mode in ("RGB", "P") else image)
+    turned = np.rot90(given, {1: 0, 3: 2, 6: -1, 8: 1}[orientation])
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.tif").pixels, turned)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_sixteen_bits_stay_where_one_colour_is_transparent(tmp_path, colours):
+    levels = (np.arange(60).reshape(4, 5, 3)[..., :colours] * 1000).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 5, 4, 16, 0 if colours == 1 else 2, 0, 0, 0),
+        b"tRNS": levels[1, 2].tobytes(),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    pixels = pictures.read(tmp_path / "a.png").pixels
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels[..., :3], np.broadcast_to(levels, (4, 5, 3)))
+    assert pixels[1, 2, 3] == 0 and (pixels[..., 3] == 65535).sum() == 19
+
+
+def test_a_tiff_becomes_a_larger_tiff(tmp_path):
+    Image.fromarray(noise(16, 20, 3)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    larger = pictures.read(tmp_path / "a.tif").with_pixels(noise(32, 40, 3))
+    pictures.write(tmp_path / "b.tif", larger)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "b.tif")), larger.pixels)
+
+
+def test_of_a_picture_with_a_preview_the_picture_is_read(tmp_path):
+    pixels = Image.fromarray(noise(16, 16, 3))
+    pixels.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[pixels.resize((4, 4))])
+    assert pictures.read(tmp_path / "a.jpg").pixels.shape == (16, 16, 3)
+
+
+def test_what_is_too_large_for_a_format_is_refused_before_the_work(tmp_path):
+    with pytest.raises(PictureError, match="at most 16383 pixels a side, the result has 16400"):
+        pictures.check_writable(tmp_path / "a.webp", Picture(noise(2, 4100, 3)), scale=4)
+
+
+def test_reading_in_threads_leaves_pillows_limit_as_it_was(tmp_path):
+    pictures.write(tmp_path / "a.png", Picture(noise(200, 200, 3)))
+    limit = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(pictures.read, [tmp_path / "a.png"] * 64))
+    assert Image.MAX_IMAGE_PIXELS == limit is not None
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 def test_profile_and_exif_travel(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x010E] = "a description"
+    exif.get_ifd(0x8769)[0x829D] = 2.8  # of the camera: the aperture
     picture = Picture(noise(16, 16, 3), ICC, exif.tobytes())
     pictures.write(tmp_path / f"a{suffix}", picture)
     again = pictures.read(tmp_path / f"a{suffix}")
     assert again.icc == ICC
     tags = Image.Exif()
     tags.load(again.exif)
-    assert tags[0x010E] == "a description"
+    assert tags[0x010E] == "a description" and tags.get_ifd(0x8769)[0x829D] == 2.8
 
 
 def test_profile_and_exif_travel_in_16_bits(tmp_path):

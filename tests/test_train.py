@@ -191,6 +191,18 @@ def test_bf16_trains_too_on_every_device(device, data, tmp_path):
     assert next(model.parameters()).dtype == torch.float32
 
 
+def test_sixteen_bit_grey_is_scaled_and_what_cannot_be_read_is_named(tmp_path):
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    (tile,) = TileCache([tmp_path]).tiles
+    assert torch.equal(
+        tile, torch.from_numpy((levels / 257).round().astype(np.uint8)).expand(3, 8, 8)
+    )
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match="b.png: not a readable picture"):
+        TileCache([tmp_path])
+
+
 def test_patches_are_cut_from_the_pictures(folder):
     tiles = TileCache([folder], hold_out=1)
     assert len(tiles) == 3 and len(tiles.held_out) == 1
@@ -341,6 +353,15 @@ def test_the_recipes_that_ship_are_sound():
         assert recipes[name].model == load_model(name).config
 
 
+DAN = 'kind = "dan"\nout = "o"\n[data]\nfolders = ["f"]\n[training]\nsteps = 1\n'
+
+
+@pytest.mark.parametrize("name", ["none/dan-lite-x4", "dan-lite-x4.txt", "none/dan.toml"])
+def test_a_shipped_recipe_is_meant_by_its_bare_name_alone(name):
+    with pytest.raises(ValueError, match="recipe: no file"):
+        read_recipe(name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -353,6 +374,8 @@ def test_the_recipes_that_ship_are_sound():
         ('kind = "abl"\n[model]\nbases = 8', "model.bases: unknown"),
         ('kind = "dml"\nout = "o"\n[data]\nfolders = ["f"]', "training.steps: missing"),
         ('kind = "dan"\nmodel = 3', r"expected a section \[model\]"),
+        (f"{DAN}save_every = 0", "training.save_every: expected at least 1, got 0"),
+        (f"{DAN}betas = [0.9]", "training.betas: expected two, got 1"),
     ],
 )
 def test_bad_recipes(tmp_path, text, message):

@@ -10,6 +10,7 @@ import pysr
 from pysr import arrays, blur
 from pysr.degrade import classical, imresize
 from pysr.evaluate import psnr
+from pysr.nets import ModelError, load_model
 from pysr.upscaler import Upscaler, informative_crops
 
 
@@ -281,11 +282,36 @@ def test_bad_kernels(upscaler, photograph, kernel):
         upscaler(photograph, kernel=kernel)
 
 
+def test_a_kernel_that_the_model_sees_nothing_of(upscaler, photograph):
+    kernel = np.zeros((41, 41))
+    kernel[0, 0] = 1
+    with pytest.raises(ValueError, match="nothing of it lies in the middle 21x21 taps"):
+        upscaler(photograph, kernel=kernel)
+
+
+def test_a_model_can_learn_on_after_an_upscaler_had_it():
+    model = load_model("dan-lite-x2")
+    pysr.Upscaler(model, device="cpu", engine="native").close()
+    model.train()(torch.rand(1, 3, 12, 12)).sr.sum().backward()
+    assert all(p.grad is not None for p in model.Restorer.parameters())
+
+
+def test_nothing_is_warmed_up_after_close():
+    upscaler = pysr.load("dan-lite-x2", device="cpu")
+    with pytest.raises(ValueError, match="warm_up: expected at least 1x1 pixels, got 0x0"):
+        upscaler.warm_up(0, 0)
+    upscaler.close()
+    with pytest.raises(ValueError, match="expected an open one"):
+        upscaler.warm_up(40, 40)
+
+
 def test_unknown_devices_and_engines():
     with pytest.raises(ValueError, match="device: 'cuda:99' is not usable"):
         pysr.load(device="cuda:99")
     with pytest.raises(ValueError, match="engine: expected auto or one of native, torch"):
         pysr.load(engine="steam")
+    with pytest.raises(ModelError, match="scale: expected an integer, got 1.5"):
+        pysr.load("vdsr-lite", scale=1.5)
 
 
 def test_half_open_values_are_clipped_not_wrapped(upscaler):

@@ -114,7 +114,8 @@ class Anytime:
         far behind the unadapted one; the report then says so.
         """
         try:
-            reason = self._learn()
+            with torch.enable_grad():
+                reason = self._learn()
         except KeyboardInterrupt:
             reason = "interrupted"
         except _Diverged as error:

@@ -35,6 +35,7 @@ from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade import LearnedDegradation
+from pysr.degrade.classical import check_choice
 from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
 from pysr.nets import DAN, load_model
 from pysr.nets.discriminators import VGGDiscriminator
@@ -287,6 +288,7 @@ def onsr(
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)
     lr, scale = one_picture(image, device), model.config.scale
+    check_choice("scale", scale, SIZES)
     pool = pool_for(lr, scale, hr_pool, config, seed)
     if degradation is not None:
         gd = camera_of(degradation, lr, model, seed)

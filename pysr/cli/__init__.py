@@ -8,6 +8,7 @@ line on stderr too.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -37,6 +38,17 @@ class CommandError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may not be writable as it is
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("pysr: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="pysr", description="Blind super-resolution of images and video."
     )
@@ -53,9 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"pysr {options.command}: warning: {_one_line(message)}", file=sys.stderr
             )
             return import_module(f"pysr.cli.{options.command}").run(options) or 0
-    except KeyboardInterrupt:
-        print("pysr: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ import torch
 
 from pysr.files import written_whole
 from pysr.train.recipe import read_recipe
+from pysr.upscaler import usable_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +46,7 @@ def _one_line(message, *_) -> None:
 
 
 def _device(name: str) -> str:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = str(usable_device(name))
     if name == "cuda":
         # Under torchrun every process has a GPU of its own.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

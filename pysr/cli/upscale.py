@@ -94,7 +94,7 @@ def _upscale_picture(
     """Upscale one picture and print lines about it; returns what a report says of it."""
     started, about = time.perf_counter(), {"input": str(source), "output": str(target)}
     picture = pictures.read(source)
-    pictures.check_writable(target, picture)  # before the work
+    pictures.check_writable(target, picture, restorer.scale)  # before the work
     if learning is not None:
         device = str(restorer.device)
         adapted = taught(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def write_pairs(
         (target / side).mkdir(parents=True, exist_ok=True)
     done = _resume(target / MANIFEST, _settings(degradation, seed))
     for index, path in enumerate(paths):
-        if path.stem not in done:
+        both = [target / side / f"{path.stem}.png" for side in ("hr", "lr")]
+        if path.stem not in done or not all(file.is_file() for file in both):
             entry = _write_pair(path, target, degradation, seed)
             with (target / MANIFEST).open("a") as manifest:
                 manifest.write(json.dumps(entry) + "\n")
@@ -90,7 +92,7 @@ def _write_pair(path: Path, target: Path, degradation: LearnedDegradation, seed:
             f"{pixels.shape[1]}x{pixels.shape[0]}"
         )
     hr = arrays.unpack(pixels[:height, :width]).rgb.to(degradation.device)
-    drawn = hashlib.sha256(f"{seed} {path.stem}".encode()).digest()
+    drawn = hashlib.sha256(os.fsencode(f"{seed} {path.stem}")).digest()
     noise = torch.Generator(hr.device).manual_seed(int.from_bytes(drawn[:7], "big"))
     lr, _ = degradation(hr, noise)
     for side, colours in (("hr", hr), ("lr", lr)):

@@ -41,6 +41,7 @@ class DeepLinear(nn.Module):
 
     def __init__(self, scale: int, begin: Tensor | None = None):
         super().__init__()
+        check_choice("scale", scale, SIZES)
         self.scale = scale
         sizes = SIZES[scale]
         if begin is None:

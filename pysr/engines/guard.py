@@ -38,8 +38,7 @@ class Guard:
         Raises:
             ValueError: if it is not finite in float32 either, or after `close`.
         """
-        if self.engine is None:
-            raise ValueError("upscaler: expected an open one, it has been closed")
+        self.check_open()
         result, total = work(self.engine)
         if math.isfinite(total):
             return result, False
@@ -53,6 +52,11 @@ class Guard:
         if not math.isfinite(total):
             raise ValueError(f"{what}: the model gives NaN or infinity, in float32 too")
         return result, True
+
+    def check_open(self) -> None:
+        """Raises ValueError after `close`."""
+        if self.engine is None:
+            raise ValueError("upscaler: expected an open one, it has been closed")
 
     def close(self) -> None:
         for engine in filter(None, (self.engine, self._float32)):

@@ -44,12 +44,16 @@ class NativeEngine(TorchEngine):
             return "" if on_matrix_tiles(device) else "has no matrix tiles (AMX) here for bfloat16"
         return f"computes in float32 or bfloat16 on the CPU, not in {precision}"
 
-    @torch.inference_mode()
     def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
         # What bfloat16 does on a CPU, the blocks do by themselves.
         of_tensors = "float32" if device.type == "cpu" else precision
-        super().__init__(model, device, of_tensors)
-        self.precision = precision
+        super().__init__(model, device, of_tensors)  # whose weights may learn again
+        self._pack(of_tensors, precision)
+
+    @torch.inference_mode()
+    def _pack(self, of_tensors: str, precision: str) -> None:
+        """Layers of our kernels, with copies of the weights, computing in a precision."""
+        model, self.precision = self.model, precision
         restorer, estimator = self.model.Restorer, self.model.Estimator
         dtype = PRECISIONS[of_tensors]
         self._head = ConvShuffle.of(restorer.head, dtype)

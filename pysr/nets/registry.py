@@ -144,6 +144,8 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
         ModelError: for an unknown name, a file that is missing, damaged or of another network, or a
             model of another scale.
     """
+    if scale is not None and (not isinstance(scale, int) or isinstance(scale, bool)):
+        raise ModelError(f"scale: expected an integer, got {scale!r}")
     model = _loaded(name, scale)
     own = model.config.scale
     if scale in (None, own):
@@ -285,6 +287,7 @@ def _from_public(path: Path, state: State, scale: int | None) -> nn.Module:
 
 
 def _filled(path: Path, model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    model = model.float()  # whatever torch's default type is
     try:
         model.load_state_dict({key: value.float() for key, value in state.items()})
     except RuntimeError as error:

@@ -18,12 +18,13 @@ def in_widest_type(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(operator)
     def wrapped(*arguments, **named):
         given = [a for a in (*arguments, *named.values()) if _is_float(a)]
-        if not given or not torch.is_autocast_enabled(given[0].device.type):
+        device = given[0].device.type if given else ""
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return operator(*arguments, **named)
         dtype = functools.reduce(torch.promote_types, [a.dtype for a in given])
         arguments = [a.to(dtype) if _is_float(a) else a for a in arguments]
         named = {name: a.to(dtype) if _is_float(a) else a for name, a in named.items()}
-        with torch.autocast(given[0].device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return operator(*arguments, **named)
 
     return wrapped

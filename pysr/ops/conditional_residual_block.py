@@ -253,6 +253,8 @@ def _forward(f, *others):
 @torch.library.register_kernel("pysr::conditional_residual_block_", DEVICES)
 def _forward_inplace(f, *others):
     check_arguments(f, *others[:-2])
+    if any(stride == 0 and size > 1 for stride, size in zip(f.stride(), f.shape, strict=True)):
+        raise ValueError(f"f: expected pixels of its own to overwrite, got strides {f.stride()}")
     _run(f, f, *others)
 
 

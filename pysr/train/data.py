@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+from pysr import pictures
 
 
 class TileCache:
@@ -23,6 +22,7 @@ class TileCache:
         hold_out: the first pictures, evenly spread over all, kept for validation instead.
     Raises:
         FileNotFoundError: for a missing folder, or when no folder holds a picture.
+        PictureError: for one that cannot be read.
     """
 
     def __init__(self, folders: Sequence[str | Path], device: str = "cpu", hold_out: int = 0):
@@ -30,7 +30,8 @@ class TileCache:
         for folder in map(Path, folders):
             if not folder.is_dir():
                 raise FileNotFoundError(f"training data: no folder {folder}")
-            paths += sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+            found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.READABLE)
+            paths += sorted(p for p in found if p.is_file() and not p.name.startswith("."))
         if len(paths) <= hold_out:
             raise FileNotFoundError(
                 f"training data: expected more than {hold_out} pictures in "
@@ -42,8 +43,11 @@ class TileCache:
 
     @staticmethod
     def _load(path: Path) -> Tensor:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        pixels = pictures.read(path).pixels
+        if pixels.dtype == np.uint16:
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        colours = pixels[..., :3] if pixels.ndim == 3 else np.stack([pixels] * 3, -1)
+        return torch.from_numpy(colours).permute(2, 0, 1).contiguous()
 
     def __len__(self) -> int:
         return len(self.tiles)

@@ -59,6 +59,11 @@ class TrainingOptions:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"training.steps: expected at least 1, got {self.steps}")
+        for name in ("log_every", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
+        if len(self.betas) != 2:
+            raise ValueError(f"training.betas: expected two, got {len(self.betas)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"training.precision: expected fp32 or bf16, got {self.precision!r}")
 

@@ -40,6 +40,7 @@ START = "bicubic only: a start for adaptation"
 
 SHIPPED = {
     "dan-x4": Entry("dan-x4.safetensors", "DAN of the published size, x4, for real pictures"),
+    "dan-x3": Entry("dan-x3.safetensors", "DAN of the published size, x3, for real pictures"),
     "dan-x2": Entry("dan-x2.safetensors", "DAN of the published size, x2, for real pictures"),
     "dan-x4-iso": Entry("dan-x4-iso.safetensors", "DAN of the published size, x4, isotropic blur"),
     "dan-x2-iso": Entry("dan-x2-iso.safetensors", "DAN of the published size, x2, isotropic blur"),
@@ -57,7 +58,7 @@ SHIPPED = {
 # Of each scale the best that takes two CPU cores less than three seconds for a picture of 480x320:
 # cores of any kind, or those with matrix tiles, whose model is a GPU's too.
 DEFAULTS = {4: "dan-mid-x4", 3: "dan-mid-x3", 2: "dan-mid-x2"}
-DEFAULTS_WHERE_FAST = {**DEFAULTS, 4: "dan-x4", 2: "dan-x2"}
+DEFAULTS_WHERE_FAST = {4: "dan-x4", 3: "dan-x3", 2: "dan-x2"}
 
 
 class ModelError(ValueError):

@@ -17,9 +17,18 @@ from torch import Tensor
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed to it on success, removed on failure.
 
+    A link stays one, what it leads to is replaced; to what is no file, such as a pipe or /dev/null,
+    the content is written.
+
     Raises OSError, one line naming `path`, when the file system refuses.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, path.name)
+            path.write_bytes(Path(folder, path.name).read_bytes())
+        return
+    path = path.resolve() if path.is_symlink() else path
     try:
         handle, beside = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
         os.close(handle)

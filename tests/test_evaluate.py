@@ -38,6 +38,14 @@ def test_the_border_is_left_out():
     assert psnr(x, y, border=3) < 40
 
 
+def test_pictures_that_cannot_be_compared():
+    x = torch.rand(1, 3, 20, 20)
+    with pytest.raises(ValueError, match="pictures of one size, got .*20, 20.*20, 1"):
+        psnr(x, x[..., :1])
+    with pytest.raises(ValueError, match="inside a border of 10, got 20x20"):
+        psnr(x, x, 10)
+
+
 def test_psnr_is_of_8_bit_pictures():
     x = torch.full((1, 3, 8, 8), 0.5)
     assert psnr(x, x + 0.1 / 255) == math.inf

@@ -38,6 +38,19 @@ def test_the_files_of_a_folder_appear_together(tmp_path, exists):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_links_stay_and_what_is_no_file_is_written_to(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    (tmp_path / "link").symlink_to("a.txt")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("link", "pipe"):
+        with written_whole(tmp_path / name) as beside:
+            beside.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a.txt").read_text() == "new"
+    assert os.read(reader, 9) == b"new" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
 def test_a_refusal_names_the_file(tmp_path):
     with (
         pytest.raises(OSError, match="a.txt: cannot be written"),

@@ -15,8 +15,9 @@ def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:
     """PSNR in dB between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
 
     `border` pixels are left out at each side. Identical pictures give infinity.
+    Raises ValueError for pictures of two sizes, or where no pixel is left.
     """
-    x, y = _prepared(x, border), _prepared(y, border)
+    x, y = _prepared(x, y, border)
     error = torch.mean((x - y) ** 2)
     return float(10 * torch.log10(255.0**2 / error))
 
@@ -27,9 +28,9 @@ def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
 
     The window is an 11x11 Gaussian of sigma 1.5 over the valid region (Wang et al. 2004, K1 = 0.01,
     K2 = 0.03, L = 255); `border` pixels are left out at each side first.
-    Raises ValueError where less than 11 pixels are left.
+    Raises ValueError for pictures of two sizes, or where less than 11 pixels are left.
     """
-    x, y = _prepared(x, border), _prepared(y, border)
+    x, y = _prepared(x, y, border)
     if min(x.shape[-2:]) < 11:
         raise ValueError(
             f"ssim: expected at least 11x11 pixels inside the border, got {tuple(x.shape)}"
@@ -50,6 +51,12 @@ def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
     return float(score.mean())
 
 
-def _prepared(x: Tensor, border: int) -> Tensor:
-    y = luma(to_8bit(x))
-    return y[..., border : y.shape[-2] - border, border : y.shape[-1] - border]
+def _prepared(x: Tensor, y: Tensor, border: int) -> tuple[Tensor, Tensor]:
+    """Y of both in 8 bits, inside the border."""
+    if x.shape != y.shape:
+        raise ValueError(f"expected pictures of one size, got {tuple(x.shape)}, {tuple(y.shape)}")
+    height, width = x.shape[-2:]
+    if min(height, width) <= 2 * border:
+        raise ValueError(f"expected pixels inside a border of {border}, got {width}x{height}")
+    rows, columns = slice(border, height - border), slice(border, width - border)
+    return luma(to_8bit(x))[..., rows, columns], luma(to_8bit(y))[..., rows, columns]

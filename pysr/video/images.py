@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -175,8 +176,7 @@ def check_target(target: Path, clip: Clip) -> None:
         raise VideoError(f"{folder}: expected a new or an empty folder for the pictures")
     if not folder.resolve().parent.is_dir():
         raise VideoError(f"{folder}: no folder {folder.parent}")
-    names = _names(target, clip)
-    twice = sorted({name for name in names if names.count(name) > 1}) if clip.files else []
+    twice = sorted(name for name, count in Counter(_names(target, clip)).items() if count > 1)
     if twice:
         raise VideoError(f"{folder}: several pictures would be written to {', '.join(twice)}")
 

@@ -28,8 +28,7 @@ from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 __all__ = ["assemble", "check_target", "rehearse", "result_stream", "tags_lost"]
 
 # What describes the old file and not the film; the muxer writes its own.
-_TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"}
-_TECHNICAL |= {"alpha_mode"}
+_TECHNICAL = set("major_brand minor_version compatible_brands encoder vendor_id alpha_mode".split())
 _STATISTICS = ("duration", "bps", "number_of_frames", "number_of_bytes", "_statistics_")
 # Tags that MP4 and QuickTime have places of their own for; with any other, all go to free ones.
 _MP4_TAGS = set(

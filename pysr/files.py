@@ -23,7 +23,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     Raises OSError, one line naming `path`, when the file system refuses.
     """
     path = Path(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder, path.name)
             path.write_bytes(Path(folder, path.name).read_bytes())
@@ -43,6 +43,16 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise _refused(path, error) from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def is_writable(path: str | Path) -> bool:
+    """Whether `written_whole` may: write into a pipe, or replace a file in its folder."""
+    path = Path(path)
+    return os.access(path if _is_stream(path) else path.resolve().parent, os.W_OK)
+
+
+def _is_stream(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pysr.files import written_whole
+from pysr.files import is_writable, written_whole
 
 # About 10000 x 10000; a file that claims more is an accident or an attack (a decompression bomb).
 MAX_PIXELS = 100_000_000
@@ -184,7 +183,7 @@ def check_writable(path: str | Path, picture: Picture | None = None, scale: int 
         raise PictureError(f"{path}: expected a name ending in {', '.join(READABLE)}")
     if not path.parent.is_dir():
         raise PictureError(f"{path}: no folder {path.parent}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not is_writable(path):
         raise PictureError(f"{path}: cannot be written")
     if picture is not None:
         if picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4 and suffix not in _HOLDS_ALPHA:
@@ -241,16 +240,21 @@ def _write_sixteen_bit(path: Path, picture: Picture) -> None:
 
 
 def listing(folder: str | Path, endings: Sequence[str] = READABLE) -> list[Path]:
-    """The files of a folder with those endings, sorted by name; PictureError if there is none."""
+    """The files of a folder with those endings, as `files_of`; PictureError if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise PictureError(f"{folder}: no such folder")
-    # Hidden ones are no pictures: macOS leaves a ._name beside each on foreign disks.
-    names = (p for p in folder.iterdir() if not p.name.startswith("."))
-    paths = sorted(p for p in names if p.suffix.lower() in endings and p.is_file())
+    paths = files_of(folder, endings)
     if not paths:
         raise PictureError(f"{folder}: no files of {', '.join(endings)} in this folder")
     return paths
+
+
+def files_of(folder: Path, endings: Sequence[str] = READABLE) -> list[Path]:
+    """The files of a folder with those endings, maybe none, sorted by name; hidden ones are left
+    out: macOS leaves a ._name beside each on foreign disks."""
+    names = (p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in names if p.suffix.lower() in endings and p.is_file())
 
 
 class _PillowLimit:

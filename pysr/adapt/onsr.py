@@ -35,8 +35,7 @@ from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.degrade import LearnedDegradation
-from pysr.degrade.classical import check_choice
-from pysr.degrade.deep_linear import SIZES, DeepLinear, GivenBlur
+from pysr.degrade.deep_linear import DeepLinear, GivenBlur, layer_sizes
 from pysr.nets import DAN, load_model
 from pysr.nets.discriminators import VGGDiscriminator
 from pysr.tiling import informative_crops, inside
@@ -224,7 +223,7 @@ class ONSR:
 
 def margin(scale: int, patch: int) -> int:
     """LR pixels at a patch's border that the initial blur reaches from outside."""
-    reach = sum(size // 2 for size in SIZES[scale])
+    reach = sum(size // 2 for size in layer_sizes(scale))
     return min(math.ceil(reach / scale), (patch - 1) // 2)
 
 
@@ -288,7 +287,6 @@ def onsr(
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)
     lr, scale = one_picture(image, device), model.config.scale
-    check_choice("scale", scale, SIZES)
     pool = pool_for(lr, scale, hr_pool, config, seed)
     if degradation is not None:
         gd = camera_of(degradation, lr, model, seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from pysr.cli.video import (
     refuse_video_options,
     upscale_clip,
 )
-from pysr.files import written_whole
+from pysr.files import is_writable, written_whole
 from pysr.upscaler import TILE, Upscaled, Upscaler
 from pysr.video.checks import CheckError
 from pysr.video.restore import FrameError
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         refuse_video_options(options, allowed=() if learning is None else ("--report",))
     if videos and options.exact:
         raise ValueError("--exact: for pictures only, a clip's blur is followed through its shots")
-    if options.report and not os.access(Path(options.report).absolute().parent, os.W_OK):
+    if options.report and not is_writable(options.report):
         raise ValueError(f"--report: {options.report} cannot be written")
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     failures, reports = [], []

@@ -41,9 +41,8 @@ class DeepLinear(nn.Module):
 
     def __init__(self, scale: int, begin: Tensor | None = None):
         super().__init__()
-        check_choice("scale", scale, SIZES)
         self.scale = scale
-        sizes = SIZES[scale]
+        sizes = layer_sizes(scale)
         if begin is None:
             layers = [blur.isotropic(WIDTH, size) for size in sizes]
         else:
@@ -96,6 +95,12 @@ class GivenBlur(nn.Module):
 
     def forward(self, hr: Tensor) -> Tensor:
         return degraded(hr, self.known, self.bicubic, self.scale)
+
+
+def layer_sizes(scale: int) -> tuple[int, ...]:
+    """SIZES of a scale. Raises ValueError for one that has none."""
+    check_choice("scale", scale, SIZES)
+    return SIZES[scale]
 
 
 def degraded(hr: Tensor, kernel: Tensor, bicubic: Tensor, scale: int) -> Tensor:

@@ -48,13 +48,14 @@ class NativeEngine(TorchEngine):
         # What bfloat16 does on a CPU, the blocks do by themselves.
         of_tensors = "float32" if device.type == "cpu" else precision
         super().__init__(model, device, of_tensors)  # whose weights may learn again
+        self.precision = precision
         self._pack(of_tensors, precision)
 
     @torch.inference_mode()
     def _pack(self, of_tensors: str, precision: str) -> None:
         """Layers of our kernels, with copies of the weights, computing in a precision."""
-        model, self.precision = self.model, precision
-        restorer, estimator = self.model.Restorer, self.model.Estimator
+        model = self.model
+        restorer, estimator = model.Restorer, model.Estimator
         dtype = PRECISIONS[of_tensors]
         self._head = ConvShuffle.of(restorer.head, dtype)
         self._body = [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pysr import _ext
+from pysr.blur import MOST_TAPS
 from pysr.ops._bilinear import register_gradients
 from pysr.ops._check import (
     HALVES,
@@ -24,7 +25,7 @@ from pysr.ops._check import (
 from pysr.ops._launch import DEVICES, launch
 from pysr.ops._windows import check_padding, outputs
 
-MAX_SIZE, MAX_STRIDE = 64, 8
+MAX_STRIDE = 8
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -34,8 +35,8 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def check_size(name: str, kernels: Tensor) -> None:
     """That kernels (..., k, k) are of a size that the native operator takes."""
-    if not 1 <= kernels.shape[-1] <= MAX_SIZE:
-        raise ValueError(f"{name}: expected k from 1 to {MAX_SIZE}, got {tuple(kernels.shape)}")
+    if not 1 <= kernels.shape[-1] <= MOST_TAPS:
+        raise ValueError(f"{name}: expected k from 1 to {MOST_TAPS}, got {tuple(kernels.shape)}")
 
 
 def check_blur(x: Tensor, kernels: Tensor, stride: int, padding: str, per_channel: bool) -> None:

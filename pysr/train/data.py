@@ -30,8 +30,7 @@ class TileCache:
         for folder in map(Path, folders):
             if not folder.is_dir():
                 raise FileNotFoundError(f"training data: no folder {folder}")
-            found = (p for p in folder.iterdir() if p.suffix.lower() in pictures.READABLE)
-            paths += sorted(p for p in found if p.is_file() and not p.name.startswith("."))
+            paths += pictures.files_of(folder)
         if len(paths) <= hold_out:
             raise FileNotFoundError(
                 f"training data: expected more than {hold_out} pictures in "

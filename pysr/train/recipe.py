@@ -48,9 +48,9 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises ValueError, naming file and key, for what is missing, unknown or of the wrong type.
     """
     path = Path(path)
-    shipped = RECIPES / f"{path}.toml"
-    if path == Path(path.name) and not path.exists() and shipped.exists():
-        path = shipped
+    named = RECIPES / f"{path}.toml"
+    if path == Path(path.name) and not path.exists() and named.exists():
+        path = named
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise ValueError(f"recipe: no file {path}; pysr comes with {shipped}")

@@ -225,7 +225,8 @@ def _default_format(clip: Clip, codec: str) -> str:
     stem = {(2, 1): "yuv422p", (1, 1): "yuv444p"}.get(subsampling, "yuv420p")
     deep = () if clip.depth == 8 else (f"{stem}10le", "yuv420p10le", _TWO_PLANES)
     wanted = (*deep, stem, "yuv420p")
-    return next((name for name in wanted if not takes or name in takes), takes[0] if takes else "")
+    fitting = [name for name in wanted if not takes or name in takes]
+    return (fitting or takes)[0]
 
 
 def _png(clip: Clip, codec, crf, preset, pixel_format) -> Encoding:

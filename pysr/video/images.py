@@ -176,7 +176,8 @@ def check_target(target: Path, clip: Clip) -> None:
         raise VideoError(f"{folder}: expected a new or an empty folder for the pictures")
     if not folder.resolve().parent.is_dir():
         raise VideoError(f"{folder}: no folder {folder.parent}")
-    twice = sorted(name for name, count in Counter(_names(target, clip)).items() if count > 1)
+    names = Counter(_names(target, clip)) if clip.files else {}  # else they are numbers
+    twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise VideoError(f"{folder}: several pictures would be written to {', '.join(twice)}")
 

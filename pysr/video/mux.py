@@ -142,8 +142,6 @@ def result_stream(path: Path, clip: Clip) -> int | None:
 
 def tags_lost(rehearsed: Clip, clip: Clip, target: Path, encoding: Encoding) -> tuple[str, ...]:
     """What of a clip's tags a rehearsal did not show, in words."""
-    if encoding.images:
-        return ()
     lost = []
     if rehearsed.sample_aspect != clip.sample_aspect:
         lost.append(_aspect_lost(clip, target.suffix))

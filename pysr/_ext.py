@@ -30,6 +30,9 @@ DEVICES = frozenset(
     if present
 )
 
+# The largest side of a kernel that pictures are blurred with.
+MOST_TAPS = 64
+
 # The CPU instruction set in use, None without kernels; a constant for the same reason.
 ISA: str | None = None if _C is None else _C.isa()
 

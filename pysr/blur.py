@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST_TAPS = 64  # a side of a kernel that pictures are blurred with
+from pysr._ext import MOST_TAPS
+
 # dan.txt section 4.1.1: eight widths evenly spaced over these ranges.
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
 # dan.txt section 4.1.1: widths drawn in training, by scale; a scale of 1 (deblurring) takes x2's.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pysr import _ext
-from pysr.blur import MOST_TAPS
+from pysr._ext import MOST_TAPS
 from pysr.ops._bilinear import register_gradients
 from pysr.ops._check import (
     HALVES,

@@ -61,7 +61,7 @@ def save(report: Report, label: str, folder: str, limit: int | None) -> None:
         f"pysr evaluate --protocol {report.protocol} --scale {report.scale} "
         f"--data {folder} --model {report.rows[-1].method}" + (f" --limit {limit}" if limit else "")
     )
-    content = {**made_by(command), **json.loads(report.to_json()), "data": folder}
+    content = {**made_by(command), **report.as_json(), "data": folder}
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{label}_{report.protocol}_{folder}.json"
     target.write_text(json.dumps(content, indent=2) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import shutil
 import tempfile
@@ -49,6 +51,25 @@ def is_writable(path: str | Path) -> bool:
     """Whether `written_whole` may: write into a pipe, or replace a file in its folder."""
     path = Path(path)
     return os.access(path if _is_stream(path) else path.resolve().parent, os.W_OK)
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write a report; see `as_json` and `written_whole`."""
+    with written_whole(path) as beside:
+        beside.write_text(json_text(content, indent=2) + "\n")
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    """JSON that any reader takes: infinity and NaN, for which it has no word, are null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_stream(path: Path) -> bool:

@@ -163,6 +163,18 @@ def test_evaluate_writes_the_table_it_shows(picture, tmp_path, capsys):
     assert f"{report['rows'][0]['psnr']:.2f}" in out and usual in out
 
 
+def test_a_table_holds_json_where_a_figure_is_infinite(tmp_path):
+    Image.new("RGB", (48, 48), "grey").save(tmp_path / "flat.png")
+    arguments = ("--protocol", "bicubic", "--scale", 2, "--data", tmp_path, "--model", "none")
+    assert run("evaluate", *arguments, "--json", tmp_path / "table.json") == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    report = json.loads((tmp_path / "table.json").read_text(), parse_constant=refuse)
+    assert report["rows"][0]["psnr"] is None
+
+
 def test_models_and_their_cards(capsys):
     assert run("models") == 0
     assert "dan-lite-x4" in capsys.readouterr().out
@@ -201,6 +213,9 @@ def test_doctor_finds_everything_in_order(capsys):
         (("degrade", "{in}", "{tmp}/o.png", "--scale", "9"), "scale: expected one of 1, 2, 3, 4"),
         (("degrade", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),
         (("evaluate", "--data", "{tmp}/none"), "no such folder"),
+        (("evaluate", "--data", "{tmp}", "--json", "{tmp}/no/t.json"), "t.json cannot be written"),
+        (("bench", "engines", "--json", "{tmp}"), "cannot be written"),
+        (("inspect", "{in}", "--html", "{tmp}/no/p.html"), "p.html cannot be written"),
         (("train", "{tmp}/none.toml"), "pysr comes with abl"),
         (("models", "dan-huge"), "expected one of"),
     ],

@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -158,7 +157,7 @@ def test_a_report_has_a_row_for_interpolation_and_each_model(pictures_folder):
     assert interpolation.psnr == pytest.approx(sum(expected) / 2)
     assert interpolation.kernel_error is None
     assert 0 <= model.kernel_error <= 2 and model.seconds > 0
-    content = json.loads(report.to_json())
+    content = report.as_json()
     assert content["rows"][0]["psnr"] == interpolation.psnr
     assert content["protocol"] == "bicubic" and content["scale"] == 2
 

@@ -7,8 +7,9 @@ import re
 
 from rich.console import Console
 
+from pysr.cli.options import check_writable
 from pysr.evaluate.speed import measure_engines
-from pysr.files import written_whole
+from pysr.files import write_json
 from pysr.nets import default_model
 from pysr.upscaler import usable_device
 
@@ -28,12 +29,12 @@ def run(options: argparse.Namespace) -> int:
     if size is None:
         raise ValueError(f"size: expected WxH, such as 480x320, got {options.size!r}")
     device = usable_device(options.device)
+    check_writable(json=options.json)
     console = Console(stderr=True)
     with console.status("measuring"):
         report = measure_engines(options.model, tuple(int(n) for n in size.groups()), device)
     if options.json:
-        with written_whole(options.json) as beside:
-            beside.write_text(report.to_json() + "\n")
+        write_json(options.json, report.as_json())
     out = Console()
     out.print(report.table())
     for name, obstacle in report.obstacles.items():

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pysr import degrade
-from pysr.cli.options import adaptation, add_adapt_arguments
+from pysr.cli.options import adaptation, add_adapt_arguments, check_writable
 from pysr.evaluate import PROTOCOLS, evaluate
-from pysr.files import written_whole
+from pysr.files import write_json
 from pysr.nets import DEFAULTS, default_model
 from pysr.upscaler import usable_device
 
@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     models = [] if models == ["none"] else models
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"limit: expected at least 1, got {options.limit}")
+    check_writable(json=options.json)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("pictures", total=None)
@@ -57,7 +58,6 @@ def run(options: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if options.json:
-        with written_whole(options.json) as beside:
-            beside.write_text(report.to_json() + "\n")
+        write_json(options.json, report.as_json())
     Console().print(report.table())
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 from pysr import arrays, degrade, inspection, pictures
-from pysr.cli.options import add_model_arguments, upscaler
+from pysr.cli.options import add_model_arguments, check_writable, upscaler
 from pysr.degrade.views import write_views
-from pysr.files import written_whole
+from pysr.files import json_text, written_whole
 from pysr.page import inspection_page
 
 
@@ -33,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
         return _inspect_degradation(options)
     if options.input is None:
         raise ValueError("input: expected a picture")
+    check_writable(html=options.html)
     if options.out:
         raise ValueError("out: expected a learned degradation as --model")
     pixels = pictures.read(options.input).pixels
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         with written_whole(options.html) as beside:
             beside.write_text(inspection_page(options.input, pixels, found))
     if options.json:
-        print(json.dumps(_as_json(found)))
+        print(json_text(_facts(found)))
         return 0
     confidence = "one estimate" if math.isnan(found.confidence) else f"{found.confidence:.2f}"
     print(found.words)
@@ -64,12 +64,12 @@ def _inspect_degradation(options: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(found: inspection.Inspection) -> dict:
+def _facts(found: inspection.Inspection) -> dict:
     return {
         "kernel": found.kernel.tolist(),
         "width": found.width,
         "noise": found.noise,
-        "confidence": None if math.isnan(found.confidence) else found.confidence,
+        "confidence": found.confidence,
         "clean": found.clean,
         "words": found.words,
     }

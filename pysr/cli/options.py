@@ -15,6 +15,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.camera import opened
 from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
+from pysr.files import is_writable
 from pysr.nets import default_model, load_model
 from pysr.upscaler import Upscaler, usable_device
 
@@ -83,6 +84,13 @@ def upscaler(options: argparse.Namespace) -> Upscaler:
         engine=options.engine,
         precision=options.precision,
     )
+
+
+def check_writable(**reports: str | None) -> None:
+    """Refuse, before the work, files named by options that could not be written after it."""
+    for name, path in reports.items():
+        if path is not None and (Path(path).is_dir() or not is_writable(path)):
+            raise ValueError(f"--{name}: {path} cannot be written")
 
 
 def kernel(path: str | None) -> np.ndarray | None:

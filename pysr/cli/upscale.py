@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pysr.cli.options import (
     adaptation,
     add_adapt_arguments,
     add_model_arguments,
+    check_writable,
     kernel,
     upscaler,
 )
@@ -25,7 +25,7 @@ from pysr.cli.video import (
     refuse_video_options,
     upscale_clip,
 )
-from pysr.files import is_writable, written_whole
+from pysr.files import write_json
 from pysr.upscaler import TILE, Upscaled, Upscaler
 from pysr.video.checks import CheckError
 from pysr.video.restore import FrameError
@@ -62,8 +62,7 @@ def run(options: argparse.Namespace) -> int:
         refuse_video_options(options, allowed=() if learning is None else ("--report",))
     if videos and options.exact:
         raise ValueError("--exact: for pictures only, a clip's blur is followed through its shots")
-    if options.report and not is_writable(options.report):
-        raise ValueError(f"--report: {options.report} cannot be written")
+    check_writable(report=options.report)
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     failures, reports = [], []
     for source, target in pairs:
@@ -80,8 +79,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"pysr upscale: {error}", file=sys.stderr)
     if options.report:
         content = reports[0] if videos and len(pairs) == 1 else reports
-        with written_whole(options.report) as beside:
-            beside.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(options.report, content)
     if failures:
         raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
     return 0

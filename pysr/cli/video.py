@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pysr import pictures
 from pysr.adapt.pool import LEAVES
 from pysr.cli.options import PICTURES, kernel, model, outputs
 from pysr.cli.progress import FORMS, shown
+from pysr.files import json_text
 from pysr.video import images, upscale
 from pysr.video.adapting import BUDGET
 from pysr.video.segments import LENGTH
@@ -131,7 +131,7 @@ def upscale_clip(
     for taught in [] if adapt is None else adapt.reports:
         print(f"{source}: {taught.line()}", file=sys.stderr)
     if options.progress == "json":
-        print(json.dumps({"stage": "done", **report.as_json()}), flush=True)
+        print(json_text({"stage": "done", **report.as_json()}), flush=True)
         return report.as_json()
     for loss in report.lost:
         print(f"pysr upscale: {target}: not kept: {loss}", file=sys.stderr)

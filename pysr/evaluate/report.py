@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -53,14 +52,14 @@ class Report:
     seed: int
     rows: tuple[Row, ...]
 
-    def to_json(self) -> str:
+    def as_json(self) -> dict:
         machine = {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         }
-        return json.dumps({**asdict(self), "machine": machine}, indent=2)
+        return {**asdict(self), "machine": machine}
 
     def table(self) -> Table:
         counts = f"{self.pictures} pictures, {self.cases} cases"

@@ -7,7 +7,6 @@ other's threads spin on its cores.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import multiprocessing
 import platform
@@ -68,10 +67,10 @@ class SpeedReport:
     speeds: tuple[Speed, ...]
     obstacles: dict[str, str]
 
-    def to_json(self) -> str:
+    def as_json(self) -> dict:
         about = {"python": platform.python_version(), "torch": torch.__version__}
         about["threads"] = torch.get_num_threads()
-        return json.dumps({**asdict(self), "machine": about}, indent=2)
+        return {**asdict(self), "machine": about}
 
     def table(self) -> Table:
         title = f"{self.model}, one Restorer pass, {self.device}"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pysr._ext import MOST_TAPS
+from pysr.resize import cubic
 
 # dan.txt section 4.1.1: eight widths evenly spaced over these ranges.
 GAUSSIAN8_RANGE = {2: (0.80, 1.60), 3: (1.35, 2.40), 4: (1.80, 3.20)}
@@ -224,33 +225,37 @@ def dirac(size: int = 21) -> Tensor:
 
 
 def shifted(kernels: Tensor, offset: float) -> Tensor:
-    """Move kernels by `offset` pixels down and right (bilinear), then normalise. (N, k, k) or (k,
-    k).
+    """Move kernels by `offset` pixels down and right, then normalise. (N, k, k) or (k, k).
+
+    By cubic convolution (Keys 1981), which moves and leaves the spread as it was, where bilinear
+    weights would widen a blur by up to a quarter pixel of variance along each axis; taps that it
+    makes negative, beside those of the narrowest blurs, are set to zero.
 
     Decimation keeps the top left pixel of each s x s patch; a kernel moved by (s - 1) / 2 makes the
     kept sample stand for the patch's middle, so that LR and HR stay aligned, as DIV2KRK's kernels
     do.
     """
     whole = math.floor(offset)
-    fraction = offset - whole
     size = kernels.shape[-1]
+    moves = torch.arange(whole - 1, whole + 3)
     out = torch.zeros_like(kernels)
-    for dy, wy in ((whole, 1 - fraction), (whole + 1, fraction)):
-        for dx, wx in ((whole, 1 - fraction), (whole + 1, fraction)):
+    weights = cubic(moves - offset).tolist()
+    for dy, wy in zip(moves.tolist(), weights, strict=True):
+        for dx, wx in zip(moves.tolist(), weights, strict=True):
             if wy * wx and abs(dy) < size and abs(dx) < size:
                 to_y, from_y = _overlap(size, dy)
                 to_x, from_x = _overlap(size, dx)
                 out[..., to_y, to_x] += wy * wx * kernels[..., from_y, from_x]
-    return normalise(out)
+    return normalise(out.clamp(min=0))
 
 
 def aligned(kernels: Tensor, scale: int) -> Tensor:
-    """Kernels (..., k, k) as DIV2KRK's decimation by `scale` takes them: (..., k + 4, k + 4).
+    """Kernels (..., k, k) as DIV2KRK's decimation by `scale` takes them: (..., k + 6, k + 6).
 
-    Moved by (s - 1) / 2 pixels, see `shifted`; two taps of margin keep the move from cutting any
+    Moved by (s - 1) / 2 pixels, see `shifted`; three taps of margin keep the move from cutting any
     off.
     """
-    return shifted(resized(kernels, kernels.shape[-1] + 4), (scale - 1) / 2)
+    return shifted(resized(kernels, kernels.shape[-1] + 6), (scale - 1) / 2)
 
 
 def resized(kernels: Tensor, size: int) -> Tensor:

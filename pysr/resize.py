@@ -61,7 +61,7 @@ def _contributions(length: int, scale: float) -> tuple[Tensor, Tensor]:
     centre = (torch.arange(out_length, dtype=torch.float64) + 0.5) / scale - 0.5
     taps = math.ceil(width) + 2
     indices = torch.floor(centre - width / 2)[None, :] + torch.arange(taps)[:, None]
-    weights = _cubic((centre[None, :] - indices) * shrink)
+    weights = cubic((centre[None, :] - indices) * shrink)
     weights = weights / weights.sum(0)
     # Borders are mirrored with the edge pixel repeated: ... 1 0 | 0 1 2 ...
     indices = torch.remainder(indices, 2 * length)
@@ -70,7 +70,7 @@ def _contributions(length: int, scale: float) -> tuple[Tensor, Tensor]:
     return indices[used].contiguous(), weights[used].contiguous()
 
 
-def _cubic(x: Tensor) -> Tensor:
+def cubic(x: Tensor) -> Tensor:
     """Keys' cubic convolution kernel with a = -0.5."""
     x = x.abs()
     inner = (1.5 * x - 2.5) * x**2 + 1

@@ -185,6 +185,15 @@ def test_shifting_moves_the_centre_of_mass():
     assert torch.allclose(blur.shifted(kernel, 0.0), kernel)
 
 
+def test_shifting_by_half_a_pixel_keeps_the_width():
+    for sigma, tolerance in ((0.8, 0.04), (1.0, 0.02), (3.0, 0.001)):
+        kernel = blur.isotropic(sigma, 31)
+        moved = blur.shifted(kernel, 0.5)
+        assert centre(moved) == pytest.approx((15.5, 15.5), abs=1e-3)
+        assert float(blur.spread(moved)) == pytest.approx(float(blur.spread(kernel)), rel=tolerance)
+        assert float(moved.min()) >= 0
+
+
 def test_width_of_a_gaussian_is_its_sigma():
     assert float(blur.spread(blur.isotropic(1.5, 21))) == pytest.approx(1.5, rel=1e-3)
     assert float(blur.spread(blur.dirac(21))) == 0

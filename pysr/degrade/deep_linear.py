@@ -115,6 +115,41 @@ def convolved(a: Tensor, b: Tensor) -> Tensor:
         return F.conv_transpose2d(a[None, None], b[None, None])[0, 0]
 
 
+def before_bicubic(kernels: Tensor, scale: int) -> Tensor:
+    """The blurs that, followed by bicubic downsampling, do what kernels do by decimation alone.
+
+    A kernel that was learned at a stride, such as a DML's, holds the downsampling's own taps and
+    its move to the middle of each square; what a DAN is told does not. Least squares among kernels
+    without negative taps, by accelerated projected gradients (FISTA). They end early, which keeps
+    noise in the taps from being sharpened.
+
+    Args:
+        kernels: (..., k, k), floating point, applied at stride `scale` with tap k // 2 over the top
+            left pixel of each square. Negative taps are taken as they are.
+    Returns:
+        (..., k, k), each summing to 1; at a scale of 1, where there is nothing to undo, `kernels`
+        scaled so.
+    """
+    if scale == 1:
+        return blur.normalise(kernels)
+    line = bicubic_taps(scale).sum(1).to(kernels)
+    size, length = kernels.shape[-1], len(line)
+    # Column j: what tap j of a line gives, downsampling included.
+    system = kernels.new_zeros(size + length - 1, size)
+    for j in range(size):
+        system[j : j + length, j] = line
+    gram = system.T @ system
+    step = 1 / torch.linalg.matrix_norm(gram, 2) ** 2
+    wanted = system.T @ F.pad(kernels, [length // 2] * 4) @ system
+    found = ahead = kernels.clamp(min=0)
+    momentum = 1.0
+    for _ in range(100):
+        before, found = found, (ahead - step * (gram @ ahead @ gram - wanted)).clamp(min=0)
+        momentum, last = (1 + math.sqrt(1 + 4 * momentum**2)) / 2, momentum
+        ahead = found + (last - 1) / momentum * (found - before)
+    return blur.normalise(found)
+
+
 def bicubic_taps(scale: int) -> Tensor:
     """Antialiased bicubic downsampling as a kernel for `blur_decimate` at that stride.
 

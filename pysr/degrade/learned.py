@@ -7,9 +7,11 @@ bicubic downsampling.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import copy
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.colour import unit_luma, with_luma
 from pysr.degrade.classical import to_8bit
+from pysr.degrade.deep_linear import before_bicubic
 from pysr.files import read_safetensors
 from pysr.nets.abl import ABL, ABLConfig
 from pysr.nets.dml import DMLConfig, build_dml
@@ -114,13 +117,14 @@ class LearnedDegradation:
 
     @torch.no_grad()
     def mean_kernels(self, hr: Tensor) -> Tensor:
-        """The kernel of each picture (N, 3, H, W), the mean over its pixels: (N, k, k), sum 1.
+        """The blur of each picture (N, 3, H, W), the mean over its pixels: (N, k, k), sum 1.
 
+        It comes before bicubic downsampling, as those that a DAN is told, see `before_bicubic`.
         Raises ValueError where the network has no kernels.
         """
         if not self.has_kernels:
             raise ValueError(f"degradation: {type(self.network).__name__} predicts no kernels")
-        return blur.normalise(self.network.mean_kernels(unit_luma(hr)))
+        return before_bicubic(self.network.mean_kernels(unit_luma(hr)), self.scale)
 
     def __call__(self, hr: Tensor, generator: blur.Seed = None) -> tuple[Tensor, Tensor | None]:
         """LR pictures on 256 levels and their mean kernels, or None: as `RandomDegradation`."""
@@ -137,9 +141,8 @@ class LearnedDegradation:
             raise ValueError(
                 f"factor: only an ABL has one, this is a {type(self.network).__name__}"
             )
-        config = dataclasses.replace(self.network.config, factor=float(factor))
-        network = ABL(config)
-        network.load_state_dict(self.network.state_dict())
+        network = copy.deepcopy(self.network)
+        network.set_factor(factor)
         return LearnedDegradation(network, self.card, self.noise)
 
     def with_noise(self, noise: float) -> LearnedDegradation:
@@ -223,7 +226,8 @@ class FileDegradation:
     noise: float = PAIR_NOISE
 
     def kernels(self, n: int, generator: blur.Seed) -> Tensor:
-        """n random mixtures of the bases, evenly spread over all that sum to 1: (n, k, k).
+        """The blurs, before bicubic downsampling, of n random mixtures of the bases, evenly spread
+        over all that sum to 1: (n, k, k).
 
         Raises ValueError for a network without bases, or of another scale.
         """
@@ -234,7 +238,7 @@ class FileDegradation:
         shares = -torch.rand(n, len(bases), generator=generator, device=device).clamp(1e-9).log()
         shares = shares / shares.sum(1, keepdim=True)
         kernels = torch.einsum("nm,mkl->nkl", shares, bases.to(device))
-        return blur.resized(kernels, self.kernel_size)
+        return blur.resized(before_bicubic(kernels, self.scale), self.kernel_size)
 
     def __call__(self, hr: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """LR pictures for HR (N, 3, H, W) on the generator's device, and their mean kernels, or
@@ -249,7 +253,7 @@ class FileDegradation:
         return network.bases.detach()
 
     def _degradation(self, device: str) -> LearnedDegradation:
-        degradation = _opened(self.file, device)
+        degradation = _opened(self.file, _changed(self.file), device)
         if degradation.scale != self.scale:
             raise ValueError(
                 f"degradation.file: {self.file}: expected the model's scale {self.scale}, got "
@@ -258,6 +262,14 @@ class FileDegradation:
         return degradation
 
 
+def _changed(path: str) -> tuple[int, int] | None:
+    """What tells a file from another under its name."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_ino, found.st_mtime_ns
+    return None
+
+
 @lru_cache(maxsize=4)
-def _opened(path: str, device: str) -> LearnedDegradation:
+def _opened(path: str, changed: tuple[int, int] | None, device: str) -> LearnedDegradation:
     return load(path).to(device)

@@ -7,7 +7,7 @@ afterwards moves the degradation to another imaging system.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -84,18 +84,18 @@ class ABL(nn.Module):
 
     @property
     def factor(self) -> float:
-        """Of the Gaussians in use, at first the configuration's."""
-        return self._factor
+        """Of the Gaussians in use."""
+        return self.config.factor
 
     def set_factor(self, factor: float) -> None:
-        """Blur by other Gaussians from now on; nothing that was learned changes.
+        """Blur by other Gaussians from now on, noted in `config`; what was learned stays.
 
         Raises ValueError unless the factor is above 0.
         """
         factors = (factor, SECOND_FACTOR * factor)[: self.config.group]
         gaussians = blur.mixture_gaussians(self.config.kernel_size, factors)
-        self.gaussians = gaussians.to(self.logits.device)
-        self._factor = float(factor)
+        self.gaussians = gaussians.to(self.logits)
+        self.config = replace(self.config, factor=float(factor))
 
     @property
     def weights(self) -> Tensor:

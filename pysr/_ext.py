@@ -89,12 +89,16 @@ def serves(device: torch.device) -> bool:
     return device.type != "cuda" or cuda_obstacle(device.index) == ""
 
 
-@functools.cache
 def cuda_obstacle(index: int | None = None) -> str:
     """Why CUDA kernels that are there do not run on a GPU (None: the current one), in CUDA's words:
     it, or its driver, may be older than they are. Empty if they do."""
     if not torch.cuda.is_available():
         return "torch can use no GPU"
+    return _obstacle_of(torch.cuda.current_device() if index is None else index)
+
+
+@functools.cache
+def _obstacle_of(index: int) -> str:
     with torch.cuda.device(index):
         return _C.cuda_obstacle()
 

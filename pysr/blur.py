@@ -200,7 +200,8 @@ def load_mat(path: str | Path) -> Tensor:
     """Kernels from a MATLAB file of the published form: a 1 x N cell array named `kernels`.
 
     The 12 kernels of onsr.txt's non-blind table (4 isotropic, 4 anisotropic, 4 motion, 25x25) come
-    so, and other kernel sets too. Returns (N, k, k) float32, each normalised.
+    so, and other kernel sets too. They are for convolution, and are turned by 180 degrees here,
+    where kernels are applied unflipped. Returns (N, k, k) float32, each normalised.
     Raises ValueError when the file has no such array or the kernels differ in size.
     """
     from scipy.io import loadmat
@@ -214,7 +215,8 @@ def load_mat(path: str | Path) -> Tensor:
     sizes = {k.shape for k in kernels}
     if len(sizes) != 1:
         raise ValueError(f"{path}: expected kernels of one size, found {sorted(sizes)}")
-    return normalise(torch.stack([torch.as_tensor(k.astype("float32")) for k in kernels]))
+    turned = [torch.from_numpy(k[::-1, ::-1].astype("float32")) for k in kernels]
+    return normalise(torch.stack(turned))
 
 
 def dirac(size: int = 21) -> Tensor:

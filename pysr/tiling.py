@@ -21,14 +21,16 @@ Crop = tuple[slice, slice, Tensor]  # rows, columns and what is there, (1, 3, h,
 def informative_crops(lr: Tensor) -> list[Crop]:
     """The crops of (1, 3, H, W) that say most about its blur.
 
-    A picture with no more pixels than all crops together is taken whole. Else every crop is a
-    square where the gradient energy that the ones before it leave uncovered is largest: blur shows
-    where there is detail.
+    A picture with no more pixels than all crops together is taken whole, of a narrow one the
+    middle. Else every crop is a square where the gradient energy that the ones before it leave
+    uncovered is largest: blur shows where there is detail. Where none is left there are fewer.
     """
     h, w = lr.shape[-2:]
     side = ESTIMATE_CROP
-    if h * w <= ESTIMATE_CROPS * side**2 or min(h, w) < side:
-        return [_crop(lr, *(_middle(n, max(ESTIMATE_CROPS * side, 1)) for n in (h, w)))]
+    if h * w <= ESTIMATE_CROPS * side**2:
+        return [whole(lr)]
+    if min(h, w) < side:
+        return [_crop(lr, *(_middle(n, ESTIMATE_CROPS * side) for n in (h, w)))]
     grey = lr.mean(1)
     energy = torch.zeros_like(grey)
     energy[:, 1:] += (grey[:, 1:] - grey[:, :-1]) ** 2
@@ -38,6 +40,8 @@ def informative_crops(lr: Tensor) -> list[Crop]:
     crops = []
     for _ in range(ESTIMATE_CROPS):
         squares = torch.nn.functional.avg_pool2d(cells, 4, stride=1)[0, 0]
+        if crops and not bool(squares.any()):
+            break
         y, x = divmod(int(squares.argmax()), squares.shape[1])
         cells[..., y : y + 4, x : x + 4] = 0
         crops.append(_crop(lr, *(slice(cell * i, cell * i + side) for i in (y, x))))

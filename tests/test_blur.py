@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.integrate import dblquad
 from scipy.io import savemat
+from scipy.signal import convolve2d
 
 from pysr import blur
 
@@ -205,7 +207,12 @@ def test_mat_files_of_the_published_form(tmp_path):
     for i, kernel in enumerate(kernels):
         cells[0, i] = kernel * 2  # stored without being normalised
     savemat(tmp_path / "kernels.mat", {"kernels": cells})
-    torch.testing.assert_close(blur.load_mat(tmp_path / "kernels.mat"), torch.from_numpy(kernels))
+    loaded = blur.load_mat(tmp_path / "kernels.mat")
+    picture = np.random.default_rng(0).random((40, 40)).astype("float32")
+    for cell, kernel in zip(kernels, loaded, strict=True):
+        convolved = convolve2d(picture, cell, "valid")
+        applied = F.conv2d(torch.from_numpy(picture)[None, None], kernel[None, None])[0, 0]
+        np.testing.assert_allclose(applied, convolved, atol=1e-5)
     savemat(tmp_path / "other.mat", {"filters": kernels})
     with pytest.raises(ValueError, match=r"other.mat: expected an array named 'kernels'.*filters"):
         blur.load_mat(tmp_path / "other.mat")

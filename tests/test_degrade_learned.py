@@ -110,7 +110,7 @@ def test_its_blur_is_what_comes_before_bicubic_downsampling(hr, scale):
     assert (lr - want)[inside].abs().max() <= 1.01 / 255
     found = blur.resized(kernels[0], len(true))
     moved = blur.resized(folded, len(true))
-    assert (found - true).abs().sum() < 0.2 < 0.5 * (moved - true).abs().sum()
+    assert (found - true).abs().sum() < 0.25 * (moved - true).abs().sum()
 
 
 def test_a_file_that_was_made_anew_is_read_anew(tmp_path, hr):

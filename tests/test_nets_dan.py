@@ -91,6 +91,15 @@ def test_iterations_that_record_nothing_are_the_same_in_training():
         torch.testing.assert_close(training, evaluating, atol=1e-5, rtol=1e-5)
 
 
+def test_narrow_networks_and_one_condition_for_a_batch():
+    model = DAN(DANConfig(scale=2, features=8, blocks=1, code_length=4, estimator_features=8))
+    assert model(torch.rand(1, 3, 8, 8)).sr.shape == (1, 3, 16, 16)
+    block = ConditionalResidualBlock(8, 4)
+    f, cond = torch.rand(2, 8, 6, 5), torch.rand(1, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(block.train()(f, cond), block.eval()(f, cond))
+
+
 @pytest.mark.parametrize("tail", [False, True])
 def test_a_grown_network_begins_as_the_one_it_grew_from_and_learns(tail):
     model = small(compact_tail=tail)

@@ -8,7 +8,11 @@ from torch import nn
 from pysr import _ext
 from pysr.nets.dan import DAN, ConditionalResidualBlock, DANConfig, initialise
 from pysr.ops import mixed_residual_block
-from pysr.ops.mixed_residual_block import mixed_residual_block_reference, on_matrix_tiles
+from pysr.ops.mixed_residual_block import (
+    border_cases,
+    mixed_residual_block_reference,
+    on_matrix_tiles,
+)
 
 # N, C, D, H, W, R. Sizes around the tiles (16 channels, 32 positions) and the groups of pictures.
 CASES = [
@@ -167,6 +171,17 @@ def test_refuses(position, value, error, message):
     with pytest.raises(error) as raised:
         mixed_residual_block(*tensors)
     assert message in str(raised.value)
+
+
+@needs_matrix_tiles
+def test_the_operator_itself_reads_no_further_than_its_weights():
+    f, cond, conv1, bias, *others = make(2, 16, 4, 9, 8, 2)
+    cases = border_cases(cond, conv1[:, 16:], bias, f.shape[2:]).permute(0, 2, 3, 1)
+    torch.ops.pysr.mixed_residual_block(f, cases, conv1, *others)
+    with pytest.raises(ValueError, match=r"cases: expected float32 \(2, 3, 3, 20\)"):
+        torch.ops.pysr.mixed_residual_block(f, cases[:1], conv1, *others)
+    with pytest.raises(ValueError, match=r"conv1_weight: expected float32 \(20, 20, 3, 3\)"):
+        torch.ops.pysr.mixed_residual_block(f, cases, conv1[:, :2], *others)
 
 
 def test_blocks_keep_their_own_way_elsewhere():

@@ -198,6 +198,20 @@ def test_same_bits_for_any_number_of_threads_and_on_every_run(stride, device):
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+def test_denormals_are_flushed_on_all_threads_or_on_none():
+    x, kernels = make(2, 3, 70, 61, 3, 1, device="cpu")
+    x = x.abs() * 1e-39
+    expected = {False: True, True: False}
+    for flushed, anything in expected.items():
+        if not torch.set_flush_denormal(flushed):
+            pytest.skip("this processor cannot flush denormals")
+        try:
+            results = with_threads((1, 2), lambda: svconv(x, kernels))
+        finally:
+            torch.set_flush_denormal(False)
+        assert all(bool(result.any()) == anything for result in results)
+
+
 def test_a_bad_value_stays_within_reach(device):
     x, kernels = make(1, 1, 40, 90, 5, 1, device=device)
     slope = torch.randn_like(x)

@@ -1,6 +1,9 @@
 import dataclasses
+import errno
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 
@@ -118,6 +121,58 @@ def test_another_recipe_does_not_continue_a_run(data, tmp_path):
     with pytest.raises(ValueError, match=r"another recipe \(model differ\)"):
         train_dan(other, data, DEGRADATION, options, tmp_path)
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_held_out_pictures_stay_so_when_a_run_goes_on(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=1)
+    train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    other = dataclasses.replace(data, hold_out=data.hold_out + 1)
+    with pytest.raises(ValueError, match=r"another recipe \(hold_out differ\)"):
+        train_dan(TINY, other, DEGRADATION, options, tmp_path)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=2, save_every=2, log_every=100)
+    train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    options = dataclasses.replace(
+        OPTIONS, steps=8, save_every=4, log_every=100, learning_rate=math.inf
+    )
+    with pytest.raises(RuntimeError, match="weights are not finite near step 4"):
+        train_dan(TINY, data, DEGRADATION, options, tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_an_interrupt_waits_for_the_step_and_keeps_it(data, tmp_path):
+    whole = train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path / "whole")
+
+    class Interrupting(RandomDegradation):
+        def __call__(self, hr, generator):
+            signal.raise_signal(signal.SIGINT)  # in the midst of the first step
+            return super().__call__(hr, generator)
+
+    interrupting = Interrupting(**dataclasses.asdict(DEGRADATION))
+    options = dataclasses.replace(OPTIONS, save_every=100)
+    with pytest.raises(KeyboardInterrupt):
+        train_dan(TINY, data, interrupting, options, tmp_path / "parts")
+    assert torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["step"] == 1
+    parts = train_dan(TINY, data, DEGRADATION, options, tmp_path / "parts")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    with pytest.warns(UserWarning, match="is of step 6: nothing is left to train"):
+        train_dan(
+            TINY, data, DEGRADATION, dataclasses.replace(options, steps=3), tmp_path / "parts"
+        )
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(data, tmp_path, monkeypatch):
+    def full(state, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"last.pt: cannot be written \(No space left on device\)"):
+        train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_training_goes_on_from_given_weights(data, tmp_path):

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -22,17 +23,30 @@ struct Job {
   std::atomic<int64_t> next{0};
   std::mutex error_mutex;
   std::exception_ptr error;
+  std::fenv_t environment;  // the caller's: whether denormals are flushed to zero, for one
 
   Job(int64_t items_, ParallelBody body_, void* context_)
-      : items(items_), body(body_), context(context_) {}
+      : items(items_), body(body_), context(context_) {
+    std::fegetenv(&environment);
+  }
 
   void work(int worker) {
+    while (step(worker)) {
+    }
+  }
+
+  // Does one item; false when none is left.
+  bool step(int worker) {
     try {
-      for (int64_t item; (item = next.fetch_add(1)) < items;) body(context, item, worker);
+      const int64_t item = next.fetch_add(1);
+      if (item >= items) return false;
+      body(context, item, worker);
+      return true;
     } catch (...) {
       next.store(items);
       std::lock_guard<std::mutex> lock(error_mutex);
       if (!error) error = std::current_exception();
+      return false;
     }
   }
 };
@@ -76,6 +90,7 @@ class Pool {
       const int worker = ++joined_;
       ++active_;
       lock.unlock();
+      std::fesetenv(&job.environment);
       job.work(worker);
       lock.lock();
       if (--active_ == 0) done_.notify_one();
@@ -110,7 +125,12 @@ Pool& pool() {
 void parallel_for(int64_t items, int threads, ParallelBody body, void* context) {
   const int helpers = static_cast<int>(std::min<int64_t>(items, threads)) - 1;
   Job job(items, body, context);
-  if (helpers < 1 || !pool().run(job, helpers)) job.work(0);
+  if (helpers < 1) {
+    job.work(0);
+  } else {  // while another call holds the pool alone, then with helpers
+    while (!pool().run(job, helpers) && job.step(0)) {
+    }
+  }
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -4,7 +4,7 @@
 // keep a second set of spinning workers. Items are handed out one by one, and a kernel's result
 // never depends on which thread took an item, so the number of threads cannot change a single bit.
 // A forked child starts with no workers and makes its own; a call made while another is running
-// (from a second Python thread) works on its own thread alone.
+// (from a second Python thread) works on its own thread alone until that one ends.
 #pragma once
 
 #include <cstdint>

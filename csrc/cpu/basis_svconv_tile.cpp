@@ -213,7 +213,7 @@ template <class T, int B, int M>
 void add_products(const BasisRow<T>& job, const Place& at, int m, const T* slopes, int count) {
   T* sums = job.tap_sums + ((m * job.k + at.u) * job.k + at.v) * kLanes<T>;
   const ptrdiff_t sums_step = ptrdiff_t{job.k} * job.k * kLanes<T>;
-  const T* coefficients = job.coefficients + (m * job.vectors + at.q) * kLanes<T>;
+  const T* coefficients = job.coefficients + (ptrdiff_t{m} * job.vectors + at.q) * kLanes<T>;
   const ptrdiff_t step = ptrdiff_t{job.vectors} * kLanes<T>;
   Vector<T> sum[M][B];
   PYSR_UNROLL

@@ -32,7 +32,12 @@ def run(options: argparse.Namespace) -> int:
     device = _device(options.device or recipe.device)
     with warnings.catch_warnings():
         warnings.showwarning = _one_line
-        trained = recipe.train(training, out, device)
+        try:
+            trained = recipe.train(training, out, device)
+        except KeyboardInterrupt:
+            if (out / "last.pt").exists():
+                print(f"pysr train: {out} is kept: the same command goes on there", file=sys.stderr)
+            raise
     if int(os.environ.get("RANK", 0)) == 0:
         target = out / "model.safetensors"
         with written_whole(target) as beside:

@@ -7,6 +7,7 @@ first shape, again where shapes change, and needs a compiler on the user's machi
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -18,28 +19,46 @@ WARM_UPS = 3  # before a capture, as torch's documentation has it
 
 
 class CudaGraphs:
-    """`work(*tensors) -> tensor`, replayed for the last KEPT captured shapes, called for others."""
+    """`work(*tensors) -> tensor`, replayed for the last KEPT captured shapes, called for others.
+
+    Threads may share one, on streams of their own: a replay waits for the one before, whose tensors
+    it overwrites.
+    """
 
     def __init__(self, work: Callable[..., Tensor]):
         self._work = work
         self._captured: OrderedDict[tuple, tuple] = OrderedDict()
+        self._lock = threading.Lock()
+        self._replayed: torch.cuda.Event | None = None
 
     def __call__(self, *given: Tensor) -> Tensor:
         key = _key(given)
-        if key not in self._captured:
-            return self._work(*given)
-        self._captured.move_to_end(key)
-        graph, inputs, output = self._captured[key]
+        with self._lock:
+            if key in self._captured:
+                self._captured.move_to_end(key)
+                with torch.cuda.device(given[0].device):
+                    return self._replay(given, *self._captured[key])
+        return self._work(*given)
+
+    def _replay(self, given: tuple[Tensor, ...], graph, inputs, output) -> Tensor:
+        if self._replayed is None:
+            self._replayed = torch.cuda.Event()
+        else:
+            self._replayed.wait()
         for held, value in zip(inputs, given, strict=True):
             held.copy_(value)
         graph.replay()
-        return output.clone()  # the next replay overwrites it
+        copy = output.clone()  # the next replay overwrites it
+        self._replayed.record()
+        return copy
 
     def capture(self, *given: Tensor) -> None:
         """Capture the work for tensors of these shapes, unless it has been."""
-        key = _key(given)
-        if key in self._captured:
-            return
+        with self._lock:
+            if _key(given) not in self._captured:
+                self._capture(*given)
+
+    def _capture(self, *given: Tensor) -> None:
         while len(self._captured) >= KEPT:
             self._captured.popitem(last=False)
         inputs = [x.clone() for x in given]
@@ -53,7 +72,7 @@ class CudaGraphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 output = self._work(*inputs)
-        self._captured[key] = graph, inputs, output
+        self._captured[_key(given)] = graph, inputs, output
 
 
 def _key(given: tuple[Tensor, ...]) -> tuple:

@@ -64,7 +64,8 @@ def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
 @functools.lru_cache(maxsize=16)
 def _traced(kind: type, config: DANConfig, dtype: torch.dtype) -> onnx.ModelProto:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # no two tensors may be equal: the exporter would keep one for both
+        # No two tensors may be equal: the exporter would keep one for both.
+        torch.default_generator.manual_seed(0)
         module = kind(DAN(config), dtype).eval()
     n = torch.export.Dim("n")
     h, w = (torch.export.Dim(side, min=3, max=2**14) for side in "hw")

@@ -7,6 +7,7 @@ synchronises on the default stream.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Runner:
         strategies = self._trt.ExecutionContextAllocationStrategy
         self._config.set_execution_context_allocation_strategy(strategies.ON_PROFILE_CHANGE)
         self._cache = self._runtime_cache() if package == "tensorrt-rtx" else None
-        self._contexts = {}
+        self._contexts, self._lock = {}, threading.Lock()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         output = self._trt.TensorIOMode.OUTPUT
         (self._output,) = (n for n in names if self._engine.get_tensor_mode(n) == output)
@@ -62,7 +63,8 @@ class Runner:
             name: value.to(self._device, torch.float32).contiguous()
             for name, value in given.items()
         }
-        with torch.cuda.device(self._device):
+        # A context holds one picture's addresses: threads take turns, and so does its stream.
+        with self._lock, torch.cuda.device(self._device):
             context = self._context(profile)
             for name, value in given.items():
                 if not context.set_input_shape(name, tuple(value.shape)):
@@ -106,6 +108,7 @@ class Runner:
         if self._cache is not None and self._compiled is not None:
             with written_whole(self._compiled) as beside:
                 beside.write_bytes(bytes(self._cache.serialize()))
+        self._stream.synchronize()  # a context must not go while it works
         self._contexts.clear()
         self._cache = self._config = self._engine = self._runtime = None
 

@@ -79,10 +79,11 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
+        hidden = max(1, channels // reduction)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels // reduction, 1),
+            nn.Conv2d(channels, hidden, 1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(channels // reduction, channels, 1),
+            nn.Conv2d(hidden, channels, 1),
             nn.Sigmoid(),
         )
 
@@ -123,6 +124,7 @@ class ConditionalResidualBlock(nn.Module):
             return mixed_residual_block(f.bfloat16(), cond, *self.parameters())
         if gate is None and self.training and not torch.is_grad_enabled() and learns_by_ours(f):
             # The iterations of a training step that record nothing.
+            cond = cond if cond.ndim == 4 else cond.expand(len(f), -1)
             return conditional_residual_block(f, cond, *self.parameters())
         r = self.residual(f, cond)
         if gate is None:

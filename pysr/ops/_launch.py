@@ -44,8 +44,8 @@ def check_packed(name: str, device: torch.device, packed: Tensor, fields: dict) 
     """That `packed` can be what `pack` gives for these fields.
 
     Raises:
-        ValueError: for one of other weights, another device or another choice of options, or a part
-            of another tensor, whose address may not be one that kernels can read from.
+        ValueError: for one of another size, as weights of other shapes have, on another device, or
+            a part of another tensor, whose address may not be one that kernels can read from.
     """
     expected = _packed_bytes(name, device, fields)
     whole = packed.is_contiguous() and packed.data_ptr() % ALIGNMENT == 0

@@ -137,7 +137,14 @@ _KEPT_NAMES = ("hidden", "residual", "means", "reduced", "gates")
 
 def _fields(f, cases, weights):
     (n, c, h, w), hidden = f.shape, len(weights[0])
-    sizes = {"n": n, "c": c, "d": hidden - c, "h": h, "w": w, "r": len(weights[3])}
+    r = len(weights[3])
+    sizes = {"n": n, "c": c, "d": hidden - c, "h": h, "w": w, "r": r}
+    shapes = [(n, 3, 3, hidden), (hidden, hidden, 3, 3), (c, hidden, 3, 3), (c,)]
+    shapes += [(r, c, 1, 1), (r,), (c, r, 1, 1), (c,)]
+    for name, tensor, shape in zip(("cases", *_NAMES), (cases, *weights), shapes, strict=True):
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            got = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ValueError(f"{name}: expected float32 {shape}, got {got}")
     tensors = dict(zip(_NAMES, (weight.contiguous() for weight in weights), strict=True))
     f = f.contiguous(memory_format=torch.channels_last)
     return {"f": f, "cases": cases.contiguous(), **tensors, **sizes}

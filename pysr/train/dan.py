@@ -236,6 +236,7 @@ def train_dan(
         "model": _plain(config),
         "degradation": _plain(degradation),
         "folders": list(data.folders),
+        "hold_out": data.hold_out,
         "reduced": data.reduced,
         "enlarged": data.enlarged,
         "learns": data.learns,

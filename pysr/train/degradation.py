@@ -143,6 +143,7 @@ def train_degradation(
     description = {
         "model": asdict(task.model.config),
         "folders": list(data.folders),
+        "hold_out": data.hold_out,
         "seed": options.seed,
     }
     model = run(task, options, out, description, torch.device(device)).eval()

@@ -7,9 +7,14 @@ in exactly the data order of an uninterrupted one without storing any generator'
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import threading
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +26,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pysr.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -107,9 +114,14 @@ def run(
     averaged model, optimiser, step, description), always beside and then renamed. Under torchrun
     every process takes its own part of each batch's draw; only the first writes.
 
+    Interrupted by the keyboard, it writes out/last.pt too.
+
     Raises:
-        ValueError: when out/last.pt was made from another model or data description.
-        RuntimeError: when a loss is not finite, naming the step.
+        OSError: when a file cannot be written; the last checkpoint stays.
+        ValueError: when out/last.pt was made from another `description`; what is not in it, such as
+            all of `options` but the seed, may change on the way.
+        RuntimeError: when a loss or a weight is not finite, naming the step; the last checkpoint
+            stays.
     """
     rank, world = _join_processes(device)
     module = task.module
@@ -126,12 +138,15 @@ def run(
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
+    if first >= options.steps:
+        warnings.warn(f"{checkpoint} is of step {first}: nothing is left to train", stacklevel=2)
     sums, counted, started = {}, 0, time.perf_counter()
-    with _Reporter(out, options.steps, first, rank == 0) as report:
+    reporter = _Reporter(out, options.steps, first, rank == 0)
+    with reporter as report, _after_the_step(alone=world == 1) as interrupted:
         for step in range(first, options.steps):
             batch = task.batch(step, data_generator(options.seed, rank, step))
             for group in optimiser.param_groups:
-                group["lr"] = options.rate(step)
+                group["lr"], group["betas"] = options.rate(step), options.betas
             with autocast:
                 losses = module(**batch)
             total = sum(losses.values())
@@ -154,10 +169,35 @@ def run(
             if rank == 0 and (done % options.validate_every == 0 or done == options.steps):
                 report.line(step=done, **_validate(task, average.module))
                 started = time.perf_counter()
-            if rank == 0 and (done % options.save_every == 0 or done == options.steps):
+            due = done % options.save_every == 0 or done == options.steps
+            if rank == 0 and (due or interrupted()):
+                if not all(bool(p.isfinite().all()) for p in task.model.parameters()):
+                    raise RuntimeError(f"training: weights are not finite near step {done}")
                 _save(checkpoint, task.model, average, optimiser, done, description)
             report.advance()
+            if interrupted():
+                raise KeyboardInterrupt
     return average.module
+
+
+@contextlib.contextmanager
+def _after_the_step(alone: bool) -> Iterator[Callable[[], bool]]:
+    """Whether the keyboard has interrupted, which waits for the step at hand. A second time it
+    does not; nor where several processes, which wait for each other, learn together."""
+    asked = threading.Event()
+
+    def ask(*_) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _validate(task: Task, model: nn.Module) -> dict[str, float]:
@@ -177,18 +217,16 @@ def _join_processes(device: torch.device) -> tuple[int, int]:
 
 
 def _save(path: Path, model, average, optimiser, step: int, description: dict) -> None:
-    beside = path.with_suffix(".tmp")
-    torch.save(
-        {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-            "description": description,
-        },
-        beside,
-    )
-    os.replace(beside, path)
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "description": description,
+    }
+    # Into a file that Python opened: torch's own has no words for a full disk.
+    with written_whole(path) as beside, open(beside, "wb") as file:
+        torch.save(state, file)
 
 
 def _resume(path: Path, model, average, optimiser, description: dict, device) -> int:

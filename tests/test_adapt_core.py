@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pysr.adapt import Budget, Report
-from pysr.adapt.anytime import Anytime
+from pysr.adapt.anytime import Anytime, consistency
 from pysr.adapt.pool import LEAVES, Patches, dead_leaves, open_pool
 from pysr.degrade.deep_linear import GivenBlur
 
@@ -89,6 +89,55 @@ def test_interrupted_it_returns_the_best_so_far():
     assert weight == pytest.approx(1.5 - 20 * 0.01) and report.reason.startswith("interrupted")
 
 
+class DriftingBlur(Brightness):
+    """The same, whose blur moves with every step, from one tap to the one next to it."""
+
+    def __init__(self, rate: float):
+        super().__init__(rate)
+        self.steps = 0
+
+    def step(self, index):
+        self.steps += 1
+        return super().step(index)
+
+    def degradation(self):
+        return GivenBlur(1, self.blur_after(self.steps))
+
+    def blur_after(self, steps):
+        kernel = torch.zeros(3, 3)
+        kernel[1, 1], kernel[1, 2] = 1 - steps / 100, steps / 100
+        return kernel
+
+
+def scores(learner, lr, steps, brightness):
+    """Of the unadapted weights and of others, under the blur after so many steps."""
+    blur = GivenBlur(1, learner.blur_after(steps))
+    return [consistency([lr], [lr * each], blur) for each in (1.5, brightness)]
+
+
+@pytest.mark.parametrize("budget", [20, 60])
+def test_weights_come_with_the_blur_of_their_own_step(budget):
+    # Right after 21 steps: of those that are looked at, 20 is nearest, the last one or not.
+    learner = DriftingBlur(0.024)
+    report, weight = learned(learner, budget)
+    assert "kept step 20" in report.reason and weight == pytest.approx(1.5 - 20 * 0.024)
+    torch.testing.assert_close(report.kernel, learner.blur_after(20))
+    lr = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    got = [report.consistency_before, report.consistency_after]
+    assert got == pytest.approx(scores(learner, lr, 20, weight))
+
+
+@pytest.mark.parametrize("rate", [-1e-4, -1.0])
+def test_rolled_back_it_has_the_blur_that_it_began_with(rate):
+    learner = DriftingBlur(rate)
+    report, weight = learned(learner)
+    assert report.rolled_back and report.steps >= 20 and weight == 1.5
+    torch.testing.assert_close(report.kernel, learner.blur_after(0))
+    lr = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    unadapted, _ = scores(learner, lr, 0, 1.5)
+    assert report.consistency_before == report.consistency_after == pytest.approx(unadapted)
+
+
 def test_a_budget_in_seconds_stops_early_with_the_best_so_far():
     report, weight = learned(Brightness(1e-7), budget=0.3)
     assert report.steps > 0 and weight < 1.5 and "budget spent" in report.reason
@@ -163,3 +212,9 @@ def test_a_folder_of_which_not_all_can_be_used(tmp_path):
 
 def test_the_drawn_pool_needs_no_files():
     assert open_pool(LEAVES, 32, 0, CPU).draw(3, 64, torch.Generator()).shape == (3, 3, 64, 64)
+
+
+def test_leaves_are_drawn_as_large_as_they_are_needed():
+    drawn = open_pool(LEAVES, 296, 0, CPU).draw(2, 296, torch.Generator())
+    assert drawn.shape == (2, 3, 296, 296)
+    assert all(patch[:, -40:, -40:].std() > 0.01 for patch in drawn)  # no corner is left empty

@@ -84,6 +84,12 @@ def test_a_shrunk_blur_is_that_of_the_reduced_picture(photograph, downsample):
     assert psnr(without[inner], wanted[inner]) < 35
 
 
+@pytest.mark.parametrize("scale", [2, 3])
+def test_no_patch_is_smaller_than_what_one_pixel_stands_for(photograph, scale):
+    learned = adapt.zssr(photograph, scale, budget=2, config=ZSSRConfig(patch=1), device="cpu")
+    assert learned.report.steps == 2
+
+
 @pytest.mark.parametrize("downsample", ["bicubic", "decimate"])
 def test_a_pair_is_a_patch_and_its_degradation(photograph, downsample):
     degradation = GivenBlur(2, BLUR, downsample)
@@ -220,6 +226,22 @@ def test_what_was_learned_loads_again(photograph, tmp_path):
     assert isinstance(again.upscaler, Upscaler) and again.report.steps == 20
     images = [each.upscaler(photograph).image for each in (learned, again)]
     torch.testing.assert_close(*images, atol=1 / 255, rtol=0)
+
+
+def test_its_file_needs_no_model(photograph, tmp_path):
+    model, photograph = build("vdsr", scale=2, layers=2, features=2), photograph[..., :32, :32]
+    learned = adapt.taught("zssr", model, photograph, budget=3, kernel=BLUR, device="cpu", seed=5)
+    path = tmp_path / "delta.safetensors"
+    learned.save(path)
+    for base in (None, model, "vdsr-lite"):
+        again = adapt.load(path, base, device="cpu")
+        images = [each.upscaler(photograph).image for each in (learned, again)]
+        torch.testing.assert_close(*images, atol=1 / 255, rtol=0)
+    again.save(tmp_path / "again.safetensors")
+    third = adapt.load(tmp_path / "again.safetensors", device="cpu").upscaler(photograph)
+    torch.testing.assert_close(third.image, images[1])
+    with pytest.raises(ValueError, match="taught from another model"):
+        adapt.load(path, adapt.ZSSR(adapt.ZSSRSizes(2), seed=6), device="cpu")
 
 
 @pytest.mark.parametrize(

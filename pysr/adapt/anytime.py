@@ -4,9 +4,10 @@ Nobody knows the picture that is wanted, so weights are judged by what is known:
 picture, degraded again by the blur found so far, must give the picture that came in. Figures under
 different blurs cannot be compared: a wrong one may be met perfectly. So the restorations of the
 best weights so far and of the first ones are kept, and at every look all are judged anew under the
-blur of that moment. In the end the best must beat the unadapted weights under the last blur, or
-those are put back. Where the blur is part of a degradation that was learned from a camera's pairs,
-that degradation judges.
+blur of that moment. In the end the best must beat the unadapted weights under the last blur and
+under their own, or those are put back. Weights are kept with the blur that was found by then: what
+is returned is a pair that was judged, never weights of one step with the blur of another. Where the
+blur is part of a degradation that was learned from a camera's pairs, that degradation judges.
 
 Nothing between two looks waits for the device: losses are summed on it.
 """
@@ -62,6 +63,7 @@ class _Snapshot:
     step: int
     weights: dict[str, Tensor]
     restored: list[Tensor]
+    degradation: GivenBlur | Camera  # as it was found by then
 
 
 class _Diverged(Exception):
@@ -102,13 +104,14 @@ class Anytime:
         self.budget, self.started = budget, started
         self.steps, self.history = 0, []
         before = time.perf_counter()
-        self.start = self.best = self._snapshot(self._restored())
         self.degradation = learner.degradation()
-        self._scored(self.start)
+        self.start = self.best = self._snapshot(self._restored())
+        self._scored(self.start, self.degradation)
         self.look_seconds = time.perf_counter() - before  # kept free for the last look
 
     def run(self, method: str) -> Report:
-        """Teach until the budget is spent; leaves the best weights in the learner's model.
+        """Teach until the budget is spent; leaves the best weights in the learner's model, and says
+        with which blur they were found.
 
         Ctrl-C ends it early. So does a loss that is not finite, or a restoration that falls
         far behind the unadapted one; the report then says so.
@@ -120,22 +123,24 @@ class Anytime:
             reason = "interrupted"
         except _Diverged as error:
             reason = f"diverged: {error}"
-        before, after = self._scored(self.start), self._scored(self.best)
-        rolled_back = self.best is self.start or not after > before
+        rolled_back = not all(
+            self._scored(self.best, judge) > self._scored(self.start, judge)
+            for judge in (self.degradation, self.best.degradation)
+        )
         kept = self.start if rolled_back else self.best
         self.learner.model.load_state_dict(kept.weights)
         if rolled_back:
-            after, outcome = before, "nothing learned was better, the model is as it was"
+            outcome = "nothing learned was better, the model is as it was"
         else:
             outcome = f"kept step {kept.step}"
-        kernel = self.degradation.kernel()
+        kernel = kept.degradation.kernel()
         return Report(
             method=method,
             steps=self.steps,
             seconds=self._elapsed(),
             kernel=None if kernel is None else kernel.float().cpu(),
-            consistency_before=before,
-            consistency_after=after,
+            consistency_before=self._scored(self.start, kept.degradation),
+            consistency_after=self._scored(kept, kept.degradation),
             rolled_back=rolled_back,
             reason=f"{reason}; {outcome}",
             history=tuple(self.history),
@@ -166,26 +171,23 @@ class Anytime:
             raise _Diverged(f"loss {loss:.3g} at step {self.steps}")
         self.degradation = degradation
         current = self._restored()
-        score = self._score(current)
-        unadapted = self._scored(self.start)
+        score = consistency(self.lr, current, degradation)
+        unadapted = self._scored(self.start, degradation)
         self.history.append(Check(self.steps, self._elapsed(), loss, score, unadapted))
         if self.learner.settled and not score > unadapted - WORST:
             raise _Diverged(
                 f"consistency {score:.1f} dB at step {self.steps}, unadapted {unadapted:.1f} dB"
             )
-        if score > self._scored(self.best):
+        if score > self._scored(self.best, degradation):
             self.best = self._snapshot(current)
 
     def _snapshot(self, restored: list[Tensor]) -> _Snapshot:
         state = self.learner.model.state_dict()
         weights = {name: value.detach().clone() for name, value in state.items()}
-        return _Snapshot(self.steps, weights, restored)
+        return _Snapshot(self.steps, weights, restored, self.degradation)
 
-    def _scored(self, snapshot: _Snapshot) -> float:
-        return self._score(snapshot.restored)
-
-    def _score(self, restored: list[Tensor]) -> float:
-        return consistency(self.lr, restored, self.degradation)
+    def _scored(self, snapshot: _Snapshot, degradation: GivenBlur | Camera) -> float:
+        return consistency(self.lr, snapshot.restored, degradation)
 
     @torch.no_grad()
     def _restored(self) -> list[Tensor]:

@@ -7,6 +7,7 @@ so is its rounding. They mean nothing on another model, so the file names the on
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,24 @@ from torch import Tensor, nn
 
 from pysr.files import read_safetensors, written_whole
 from pysr.nets import ModelError, fingerprint
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a file says.
+
+    Attributes:
+        base: fingerprint of the model that it belongs to.
+        scale: of that model; None where the file does not say.
+        report, settings: as they were saved.
+        differences: by the names of what changed.
+    """
+
+    base: str
+    scale: int | None
+    report: dict
+    settings: dict
+    differences: dict[str, Tensor]
 
 
 def save(
@@ -41,6 +60,7 @@ def save(
     metadata = {
         "architecture": "delta",
         "base": fingerprint(base),
+        "scale": json.dumps(base.config.scale),
         "report": json.dumps(report),
         "settings": json.dumps(settings),
     }
@@ -48,12 +68,8 @@ def save(
         save_file(differences, beside, metadata)
 
 
-def read(path: str | Path, base: nn.Module) -> tuple[dict, dict, dict[str, Tensor]]:
-    """The report, the settings and the differences in a file.
-
-    Raises:
-        ModelError: for a file that is missing, damaged, no delta, or taught from another model.
-    """
+def read(path: str | Path) -> Delta:
+    """What a file says. Raises ModelError for one that is missing, damaged or no delta."""
     if not Path(path).is_file():
         raise ModelError(f"{path}: no such file")
     try:
@@ -65,9 +81,13 @@ def read(path: str | Path, base: nn.Module) -> tuple[dict, dict, dict[str, Tenso
             f"{path}: expected what an adapted model was saved as, "
             f"the file says {metadata.get('architecture')!r}"
         )
-    if metadata["base"] != fingerprint(base):
-        raise ModelError(f"{path}: was taught from another model than the one given")
-    return json.loads(metadata["report"]), json.loads(metadata["settings"]), differences
+    return Delta(
+        base=metadata["base"],
+        scale=json.loads(metadata.get("scale", "null")),
+        report=json.loads(metadata["report"]),
+        settings=json.loads(metadata["settings"]),
+        differences=differences,
+    )
 
 
 @torch.no_grad()

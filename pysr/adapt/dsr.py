@@ -28,7 +28,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished
 from pysr.adapt.pairs import matrix_pairs, own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import estimated_kernel, judged_on, own_teacher
+from pysr.adapt.picture import estimated_kernel, judged_on, own_teacher, teaching
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import ZSSR, Learning, plain_body, zssr_phases
 from pysr.degrade.deep_linear import GivenBlur
@@ -158,6 +158,7 @@ def dsr_phases(model: BackProjected, lr: Tensor, config: DSRConfig, seed: int) -
     return [Phase(finer, matrices, F.mse_loss, config.finer_rates, share), *after]
 
 
+@teaching
 def dsr(
     model: nn.Module | str | Path,
     image,

@@ -16,9 +16,9 @@ from pysr.adapt.onsr import onsr
 from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.report import Adapted, Report
-from pysr.adapt.zssr import finished_zssr, zssr
+from pysr.adapt.zssr import ZSSR, ZSSRSizes, finished_zssr, zssr
 from pysr.degrade import LearnedDegradation
-from pysr.nets import load_model
+from pysr.nets import ModelError, fingerprint, load_model
 from pysr.upscaler import Upscaler, usable_device
 
 
@@ -32,12 +32,14 @@ class Method:
         external: it learns from a pool of sharp pictures too, and so from any degradation of them.
         form: makes of the base what learning began with, given the report and the settings that
             `Adapted.save` wrote.
+        base: makes that base of the settings, where it is the method's own and not the model.
     """
 
     summary: str
     teach: Callable[..., Adapted]
     external: bool = False
     form: Callable[[nn.Module, Report, dict], nn.Module] = lambda base, *_: copy.deepcopy(base)
+    base: Callable[[dict], nn.Module] | None = None
 
 
 def _zssr(model: nn.Module | str | Path, image, *, kernel, device: str, **options) -> Adapted:
@@ -50,13 +52,20 @@ def _zssr(model: nn.Module | str | Path, image, *, kernel, device: str, **option
 
 
 def _zssr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
-    return finished_zssr(base, report.kernel, **settings)
+    downsample, noise = settings["downsample"], settings["noise"]
+    return finished_zssr(base, report.kernel, downsample=downsample, noise=noise)
+
+
+def _zssr_base(settings: dict) -> ZSSR:
+    return ZSSR(ZSSRSizes(**settings["sizes"]), settings["seed"])
 
 
 METHODS = {
     "onsr": Method("learns blur and network together, with sharp pictures", onsr, external=True),
     "dsr": Method("undoes the blur first, then learns the picture from itself", dsr, form=dsr_form),
-    "zssr": Method("learns a small network from the picture alone", _zssr, form=_zssr_form),
+    "zssr": Method(
+        "learns a small network from the picture alone", _zssr, form=_zssr_form, base=_zssr_base
+    ),
 }
 
 
@@ -99,18 +108,34 @@ def check_method(
     return METHODS[method]
 
 
-def load(path: str | Path, base: nn.Module | str | Path, device: str = "auto") -> Adapted:
+def load(
+    path: str | Path, base: nn.Module | str | Path | None = None, device: str = "auto"
+) -> Adapted:
     """What `Adapted.save` wrote, on the model that it was taught from.
 
     Args:
-        base: that model, or what `pysr.nets.load_model` takes.
+        base: that model, or what `pysr.nets.load_model` takes. ZSSR is taught from none: its file
+            needs none, and makes its own.
     Raises:
-        ModelError: for a file that is missing, damaged, no delta, or taught from another model.
+        ModelError: for a file that is missing, damaged, no delta, or taught from another model, and
+            for no model where one is needed.
     """
-    base = base if isinstance(base, nn.Module) else load_model(base)
-    content, settings, differences = delta.read(path, base)
-    report = Report.from_json(content)
-    model = METHODS[report.method].form(base, report, settings)
-    delta.add(model, differences)
+    file = delta.read(path)
+    report = Report.from_json(file.report)
+    method = METHODS[report.method]
+    if method.base is not None and not isinstance(base, ZSSR):
+        base = method.base(file.settings)
+    elif base is None:
+        raise ModelError(f"{path}: expected the model that {report.method} taught, got none")
+    elif not isinstance(base, nn.Module):
+        base = load_model(base, file.scale)
+    if fingerprint(base) != file.base:
+        raise ModelError(f"{path}: was taught from another model than the one given")
+
+    def form(base: nn.Module) -> nn.Module:
+        return method.form(base, report, file.settings)
+
+    model = form(base)
+    delta.add(model, file.differences)
     upscaler = Upscaler(model.eval(), device=device, kernel=report.kernel)
-    return Adapted(upscaler, report, base, settings=settings)
+    return Adapted(upscaler, report, base, form, file.settings)

@@ -36,11 +36,12 @@ def own_pairs(
     """The picture (1, 3, H, W) against itself degraded: (batch, 3, p/s, p/s) and (batch, 3, p, p).
 
     Fathers are flipped, turned and taken at random sizes. A small picture makes smaller patches, so
-    that it too can be taken smaller. Most of what mirrored borders reach is cut off.
+    that it too can be taken smaller; the smallest is s x s. Most of what mirrored borders reach is
+    cut off.
     """
     scale, device = degradation.scale, picture.device
     side = min(picture.shape[-2:])
-    patch = min(patch, max(side // 2, scale * LEAST_SIDE)) // scale * scale
+    patch = max(min(patch, max(side // 2, scale * LEAST_SIDE)) // scale, 1) * scale
     border = min(degradation.reach, patch // (8 * scale), (side - patch) // (2 * scale))
     size = patch + 2 * scale * border
     sizes = [f for f in FATHERS if f == 1 or math.ceil(side * f) >= size]

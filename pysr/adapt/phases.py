@@ -113,7 +113,8 @@ class _Turn:
     def __init__(self, phase: Phase, first: float, last: float):
         self.phase, self._first, self._last = phase, first, last
         self._pairs, self.steps = phase.begin(), 0
-        parameters = list(phase.network.parameters())
+        # Whoever froze it, here it learns.
+        parameters = list(phase.network.requires_grad_(True).parameters())
         rates = phase.rates
         self.rates = LineFit(rates.rate, rates.divide_by, rates.stop_at, parameters[0].device)
         self._optimiser = torch.optim.Adam(parameters, rates.rate, fused=True)

@@ -1,8 +1,12 @@
-"""What a method is given, checked: the picture, and the blur that was done to it."""
+"""What a method is given, checked: the picture, and the blur that was done to it; and the mode of
+torch that it is called in.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +18,26 @@ from pysr.upscaler import Upscaler
 
 LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
 JUDGED_SIDE = 128  # LR pixels, at most
+
+
+def teaching(method: Callable) -> Callable:
+    """A method, taken out of `torch.inference_mode` where it is called in it: no gradient knows
+    tensors made there, so that those it is given are copied. Networks it copies by itself.
+    """
+
+    @wraps(method)
+    def outside(*given, **named):
+        with torch.inference_mode(False):
+            given = [_outside(value) for value in given]
+            named = {name: _outside(value) for name, value in named.items()}
+            return method(*given, **named)
+
+    return outside
+
+
+def _outside(value: object) -> object:
+    inference = torch.is_tensor(value) and value.is_inference()
+    return value.clone() if inference else value
 
 
 def one_picture(image, device: torch.device) -> Tensor:

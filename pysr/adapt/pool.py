@@ -25,8 +25,8 @@ from pysr import pictures
 
 LEAVES = "leaves"  # the name of the pool that is drawn
 COUNT = 8  # pictures in it
-SIDE = 256  # of each, in pixels
-SHAPES = 600  # on each, which cover it about twice
+SIDE = 256  # of each, in pixels, unless patches are larger
+SHAPES = 600  # on SIDE x SIDE pixels, which they cover about twice
 RADII = (3.5, 90.0)  # of the shapes, in pixels; their density falls with the third power
 _SUBPIXEL = 4  # bits of a corner's position
 
@@ -80,13 +80,14 @@ class Patches:
 
 
 def open_pool(source: str | Path | None, least: int, seed: int, device: torch.device) -> Patches:
-    """Patches of the pictures in a folder, or of dead leaves where `source` is LEAVES.
+    """Patches of at least `least` pixels of the pictures in a folder, or of dead leaves where
+    `source` is LEAVES.
 
     Files that are no readable picture, or smaller than `least` pixels, are skipped with one warning
     that names them. Raises ValueError for a missing folder, or when nothing is left.
     """
     if source == LEAVES:
-        return Patches(dead_leaves(seed), device)
+        return Patches(dead_leaves(seed, max(SIDE, least)), device)
     images, skipped = [], []
     for path in pictures.listing(source):
         try:
@@ -121,18 +122,19 @@ def _rgb(pixels: np.ndarray) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def dead_leaves(seed: int = 0) -> tuple[Tensor, ...]:
-    """COUNT pictures (3, SIDE, SIDE) uint8, always the same for a seed."""
+def dead_leaves(seed: int = 0, side: int = SIDE) -> tuple[Tensor, ...]:
+    """COUNT pictures (3, side, side) uint8, always the same for a seed and a side."""
     rng = np.random.default_rng(seed)
-    return tuple(_leaves(rng) for _ in range(COUNT))
+    return tuple(_leaves(rng, side) for _ in range(COUNT))
 
 
-def _leaves(rng: np.random.Generator) -> Tensor:
-    picture = np.empty((SIDE, SIDE, 3), np.float32)
+def _leaves(rng: np.random.Generator, side: int) -> Tensor:
+    picture = np.empty((side, side, 3), np.float32)
     palette = _palette(rng)
-    picture[:] = _colours(SIDE, SIDE, palette, rng)
+    picture[:] = _colours(side, side, palette, rng)
     low, high = (radius**-2 for radius in RADII)
-    for radius in (low + (high - low) * rng.random(SHAPES)) ** -0.5:
+    shapes = round(SHAPES * (side / SIDE) ** 2)
+    for radius in (low + (high - low) * rng.random(shapes)) ** -0.5:
         _drop(picture, float(radius), palette, rng)
     pixels = (picture.clip(0, 1) * 255).round().astype(np.uint8)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
@@ -147,7 +149,7 @@ def _palette(rng: np.random.Generator) -> np.ndarray:
 
 def _drop(picture: np.ndarray, radius: float, palette: np.ndarray, rng: np.random.Generator):
     """Let one shape fall: a disc, or a polygon with its corners on one."""
-    x, y = rng.random(2) * SIDE
+    x, y = rng.random(2) * len(picture)
     reach = int(radius) + 2
     top, left = max(int(y) - reach, 0), max(int(x) - reach, 0)
     window = picture[top : int(y) + reach, left : int(x) + reach]

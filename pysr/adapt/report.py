@@ -39,8 +39,9 @@ class Report:
     Attributes:
         method: its name in `pysr.adapt.METHODS`.
         steps, seconds: taken in all; the best weights may be those of an earlier step.
-        kernel: (k, k) float32, the blur that was found, or the one that was given; None under a
-            learned degradation without kernels.
+        kernel: (k, k) float32, the blur that was found by the step that is returned (what was begun
+            with where nothing learned was better), or the one that was given; None under a learned
+            degradation without kernels.
         consistency_before, consistency_after: PSNR in dB between the picture and its restoration
             degraded again by `kernel`, or by the learned degradation, of the unadapted weights and
             of those that are returned.

@@ -14,7 +14,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -27,7 +27,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished, symmetries
 from pysr.adapt.pairs import own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import judged_on, own_teacher
+from pysr.adapt.picture import judged_on, own_teacher, teaching
 from pysr.adapt.report import Adapted
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.nets.parts import BicubicUpsample, check_scale
@@ -194,6 +194,7 @@ def finished_zssr(base: ZSSR, kernel: Tensor, *, downsample: str, noise: float) 
     return finished(ensemble, degradation, noise)
 
 
+@teaching
 def zssr(
     image,
     scale: int,
@@ -223,8 +224,9 @@ def zssr(
     device = usable_device(device)
     lr = own_teacher(image, scale, device)
     kernel = blur.dirac(1) if kernel is None else blur.check_kernel(kernel).cpu()
-    settings = {"downsample": downsample, "noise": config.noise}
-    form = partial(finished_zssr, kernel=kernel, **settings)
+    around = {"downsample": downsample, "noise": config.noise}
+    settings = around | {"sizes": asdict(base.config), "seed": seed}
+    form = partial(finished_zssr, kernel=kernel, **around)
     model = form(base).to(device, memory_format=torch.channels_last)
     network = model.network.network
     phases = zssr_phases(network, kernel, downsample, lambda: lr, config, seed)

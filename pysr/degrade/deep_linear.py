@@ -168,8 +168,18 @@ def bicubic_taps(scale: int) -> Tensor:
     return torch.outer(taps, taps).float()
 
 
+def most_taps(scale: int) -> int:
+    """Side of the largest blur that can be folded with the downsampling of a scale."""
+    return MOST_TAPS + 1 - bicubic_taps(scale).shape[-1]
+
+
+def most_to_begin(scale: int) -> int:
+    """Side of the largest blur that a `DeepLinear` can begin from."""
+    return most_taps(scale) - sum(size - 1 for size in layer_sizes(scale)[:2])
+
+
 def check_size(taps: int, scale: int) -> None:
-    """Raises ValueError for a blur that cannot be folded with the downsampling of a scale."""
-    most = MOST_TAPS + 1 - bicubic_taps(scale).shape[-1]
+    """Raises ValueError for a blur of more taps than `most_taps`."""
+    most = most_taps(scale)
     if taps > most:
         raise ValueError(f"kernel: expected at most {most}x{most} taps at x{scale}, got {taps}")

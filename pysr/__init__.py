@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from pysr.upscaler import Upscaled, Upscaler, load
 
 _FRONT_DOOR = {"Upscaled", "Upscaler", "load"}
-_ROOMS = {"blur", "degrade", "evaluate", "inspection", "nets", "ops", "pictures"}
+_ROOMS = {
+    "adapt",
+    "blur",
+    "degrade",
+    "engines",
+    "evaluate",
+    "inspection",
+    "nets",
+    "ops",
+    "pictures",
+    "train",
+    "video",
+}
 
 
 def __getattr__(name: str):
@@ -27,3 +39,7 @@ def __getattr__(name: str):
     if name in _ROOMS:
         return import_module(f"pysr.{name}")
     raise AttributeError(f"module 'pysr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FRONT_DOOR, *_ROOMS})

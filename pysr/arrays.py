@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 _LEVELS = {torch.uint8: 255, torch.uint16: 65535}
+_DLPACK_CPU = 1
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -84,9 +85,10 @@ def unpack(image) -> Unpacked:
     Args:
         image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16, or floating point in [0, 1],
             RGB; or torch (N, 3, H, W), floating point in [0, 1]; or an array with __dlpack__ of one
-            of the numpy shapes. Floating point a little outside [0, 1] is clipped.
+            of the numpy shapes. Floating point a little outside [0, 1] is clipped. What has no
+            __array_namespace__ to come back by comes back as a torch tensor of that shape.
     Raises:
-        TypeError: for another type or dtype.
+        TypeError: for another type or dtype, a masked array, a torch tensor that is sparse or meta.
         ValueError: for another shape, no pixels, NaN or infinity, values below -1 or above 2.
     """
     if isinstance(image, torch.Tensor):
@@ -96,6 +98,9 @@ def unpack(image) -> Unpacked:
                 "image: expected a torch tensor (N, 3, H, W), floating point in [0, 1], "
                 f"got {image.dtype} {tuple(image.shape)}"
             )
+        if image.layout != torch.strided or image.is_meta:
+            got = "one on the device meta" if image.is_meta else image.layout
+            raise TypeError(f"image: expected a dense torch tensor with values, got {got}")
     else:
         tensor, wrap = _foreign(image)
         batched = False
@@ -135,6 +140,8 @@ def as_float(tensor: Tensor) -> Tensor:
 
 def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
     """A torch tensor sharing memory with a numpy or DLPack array, and the way back."""
+    if isinstance(image, np.ma.MaskedArray):
+        raise TypeError("image: expected an array without a mask, got a numpy masked array")
     if isinstance(image, np.ndarray):
         flags, strides = image.flags, image.strides
         # torch takes neither of the first two, and warns of the third: Pillow's pictures are so.
@@ -146,11 +153,18 @@ def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
             raise TypeError(
                 f"image: expected uint8, uint16 or floating point, got {image.dtype}"
             ) from None
-    if hasattr(image, "__dlpack__") and hasattr(image, "__array_namespace__"):
+    if not hasattr(image, "__dlpack__") or not hasattr(image, "__dlpack_device__"):
+        raise TypeError(
+            f"image: expected numpy, torch or an array with __dlpack__, got {type(image).__name__}"
+        )
+    reversed_axes = min(getattr(image, "strides", None) or (0,)) < 0  # which torch aborts at
+    if hasattr(image, "__array_namespace__"):
         namespace = image.__array_namespace__()
-        if min(getattr(image, "strides", None) or (0,)) < 0:  # which torch aborts at
+        if reversed_axes:
             image = namespace.asarray(image, copy=True)
         return torch.from_dlpack(image), namespace.from_dlpack
-    raise TypeError(
-        f"image: expected numpy, torch or an array with __dlpack__, got {type(image).__name__}"
-    )
+    if image.__dlpack_device__()[0] == _DLPACK_CPU:  # numpy tells strides that nobody else does
+        return _foreign(np.from_dlpack(image))[0], lambda t: t
+    if reversed_axes:
+        raise ValueError(f"image: expected strides of at least 0, got {tuple(image.strides)}")
+    return torch.from_dlpack(image), lambda t: t

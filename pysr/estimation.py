@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +50,13 @@ class Estimation:
         self._model = model
 
     def given(self, kernel) -> Estimate:
-        """A known kernel (k, k), a tensor or an array. Raises ValueError as `Upscaler` does."""
+        """A known kernel (k, k), a tensor or an array. Raises as `Upscaler` does."""
+        if not torch.is_tensor(kernel):
+            try:
+                kernel = np.asarray(kernel, np.float32)
+            except (TypeError, ValueError):
+                kind = type(kernel).__name__
+                raise TypeError(f"kernel: expected a (k, k) tensor or array, got {kind}") from None
         return Estimate(blur.check_kernel(kernel), None, 1.0)
 
     def on(self, crops: list[Crop]) -> Estimate:
@@ -83,7 +90,8 @@ class DANEstimation(Estimation):
 
     def on(self, crops: list[Crop]) -> Estimate:
         model = self._model
-        # The loop's last picture is made with the kernel of the iteration before (Figure 1).
+        # The loop's last picture is made with the kernel of the iteration before (Figure 1); a DAN
+        # of one iteration, which would never use what it estimates, makes one more.
         iterations = max(model.config.iterations - 1, 1)
         lr = torch.cat([crop for _, _, crop in crops])
 

@@ -7,6 +7,7 @@ those pixels pass through OpenCV.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import threading
 import warnings
@@ -205,16 +206,25 @@ def write(path: str | Path, picture: Picture) -> None:
     Raises PictureError as `check_writable`, OSError when the file system refuses.
     """
     path = check_writable(path, picture)
+    # In memory: libtiff, which would write the file itself, does not say why it could not.
+    encoded = _encoded(path, picture)
     with written_whole(path) as beside:
-        if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
-            _write_sixteen_bit(beside, picture)
-            return
-        metadata = {"icc_profile": picture.icc, "exif": picture.exif}
-        metadata = {name: value for name, value in metadata.items() if value}
-        options = _SAVE_OPTIONS.get(path.suffix.lower(), {})
-        if path.suffix.lower() in (".tif", ".tiff") and _has_folders(picture.exif):
-            options = {}  # libtiff, which compresses, does not write them
-        Image.fromarray(picture.pixels).save(beside, **options, **metadata)
+        beside.write_bytes(encoded)
+
+
+def _encoded(path: Path, picture: Picture) -> memoryview:
+    """The content of a picture's file."""
+    if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
+        return _encoded_sixteen_bit(path, picture)
+    suffix = path.suffix.lower()
+    metadata = {"icc_profile": picture.icc, "exif": picture.exif}
+    metadata = {name: value for name, value in metadata.items() if value}
+    options = _SAVE_OPTIONS.get(suffix, {})
+    if suffix in (".tif", ".tiff") and _has_folders(picture.exif):
+        options = {}  # libtiff, which compresses, does not write them
+    kind, content = Image.registered_extensions()[suffix], io.BytesIO()
+    Image.fromarray(picture.pixels).save(content, kind, **options, **metadata)
+    return content.getbuffer()
 
 
 def _has_folders(exif: bytes | None) -> bool:
@@ -223,7 +233,7 @@ def _has_folders(exif: bytes | None) -> bool:
     return any(tag in block for tag in _EXIF_FOLDERS)
 
 
-def _write_sixteen_bit(path: Path, picture: Picture) -> None:
+def _encoded_sixteen_bit(path: Path, picture: Picture) -> memoryview:
     order = cv2.COLOR_RGBA2BGRA if picture.pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
     kinds, blocks = [], []
     if picture.icc:
@@ -236,7 +246,7 @@ def _write_sixteen_bit(path: Path, picture: Picture) -> None:
     done, data = cv2.imencodeWithMetadata(".png", pixels, kinds, blocks)
     if not done:
         raise PictureError(f"{path}: could not be encoded as a 16-bit PNG")
-    path.write_bytes(data.tobytes())
+    return data.data
 
 
 def listing(folder: str | Path, endings: Sequence[str] = READABLE) -> list[Path]:

@@ -21,8 +21,10 @@ How a picture is restored, and what is exact about it:
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -101,6 +103,8 @@ class Upscaler:
     """Upscales pictures with one model: `pysr.load` makes one.
 
     A context manager: `close` frees at once what the engine holds (sessions, graphs, weights).
+    Pickled, it travels as the arguments below, and is made of them again where it arrives. Other
+    processes that use one are to be started with spawn: a fork's threads are not there.
 
     Args:
         model: a network of `pysr.nets`; or any module that turns (N, 3, H, W) in [0, 1] into (N, 3,
@@ -112,6 +116,8 @@ class Upscaler:
 
     Attributes:
         scale: output over input size; 1 deblurs.
+
+    Raises RuntimeError in a fork of a process that had one, unless torch has one thread there.
     """
 
     def __init__(
@@ -123,6 +129,14 @@ class Upscaler:
         engine: str = "auto",
         precision: str = "auto",
     ):
+        _check_process()
+        self._arguments = {
+            "model": model,
+            "kernel": kernel,
+            "device": device,
+            "engine": engine,
+            "precision": precision,
+        }
         self.device = usable_device(device)
         self.scale = scale_of(model)
         self.engine = engines.create(engine, model, self.device, precision)
@@ -133,6 +147,12 @@ class Upscaler:
         )
         self._estimation = estimation_of(model, self._guard, self.device)
         self._assumed = self._estimation.unknown if kernel is None else self.given(kernel)
+
+    def __getstate__(self) -> dict:
+        return self._arguments
+
+    def __setstate__(self, arguments: dict) -> None:
+        self.__init__(**arguments)
 
     def close(self) -> None:
         """Free what the engine holds; no picture can be upscaled after that."""
@@ -150,11 +170,14 @@ class Upscaler:
         and after `close`."""
         if min(height, width) < 1:
             raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")
+        _check_process()
         self._guard.check_open()
         parts = tiles(height, width, tile, self._halo)
         shapes = {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
         if self._assumed is None:
-            crops = informative_crops(torch.zeros(1, 3, height, width))
+            # With detail everywhere: of a flat picture fewer crops are taken.
+            noise = torch.rand(1, 3, height, width, generator=torch.Generator())
+            crops = informative_crops(noise)
             shapes.add((len(crops), *crops[0][2].shape[-2:]))
         for shape in sorted(shapes):
             self.engine.warm_up(*shape)
@@ -164,8 +187,9 @@ class Upscaler:
 
         Args:
             image: numpy (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or float in [0, 1], RGB;
-                torch (N, 3, H, W), float in [0, 1]; anything with __dlpack__. Any size from 1x1.
-                Alpha is upscaled by bicubic interpolation, a grey picture comes back grey.
+                torch (N, 3, H, W), float in [0, 1]; anything with __dlpack__, which comes back as a
+                torch tensor if it has no __array_namespace__. Any size from 1x1. Alpha is upscaled
+                by bicubic interpolation, a grey picture comes back grey.
             kernel: (k, k), the blur if it is known; when None the one assumed, else estimated. A
                 plain network's picture does not depend on it.
             tile: pictures with more than tile * tile pixels are restored in tiles of that side. A
@@ -178,7 +202,7 @@ class Upscaler:
                 gives NaN or infinity.
         """
         check_tile(tile)
-        picture = arrays.unpack(image)
+        picture = self._unpacked(image)
         tile = max(*picture.rgb.shape[-2:], tile) if exact else tile
         known = self.known(kernel)
         out = self._room(picture)
@@ -208,12 +232,16 @@ class Upscaler:
         `pysr.blur`); the downsampling it comes with is bicubic. Where a kernel is assumed it is
         that one. Raises ValueError for a plain network without one.
         """
-        picture = arrays.unpack(image)
+        picture = self._unpacked(image)
         return _kernels(picture, self._estimates(picture))
 
     def estimates(self, image) -> list[Estimate]:
         """The same with code and confidence, one for each picture of a batch."""
-        return self._estimates(arrays.unpack(image))
+        return self._estimates(self._unpacked(image))
+
+    def _unpacked(self, image) -> arrays.Unpacked:
+        _check_process()
+        return arrays.unpack(image)
 
     def _estimates(self, picture: arrays.Unpacked) -> list[Estimate]:
         known = self._assumed if self._assumed and self._assumed.kernel is not None else None
@@ -259,6 +287,7 @@ class Upscaler:
         """Restore the frames of a video as they come: see `pysr.video.stream.stream`."""
         from pysr.video.stream import stream  # which is built on this file
 
+        _check_process()
         return stream(self, frames, kernel, tile=tile, on_shot=on_shot)
 
     def _room(self, picture: arrays.Unpacked) -> Tensor:
@@ -304,9 +333,27 @@ def _kernels(picture: arrays.Unpacked, found: list[Estimate]):
 
 
 def check_tile(tile: int) -> None:
-    """Raises ValueError for a side that no tile can have."""
+    """Raises ValueError for a side that no tile can have, TypeError for what is no integer."""
+    if not isinstance(tile, Integral):
+        raise TypeError(f"tile: expected an integer, got {tile!r}")
     if tile < 32:
         raise ValueError(f"tile: expected at least 32 pixels, got {tile}")
+
+
+# Where OpenMP's threads were started. They do not survive a fork: the child would wait for ever.
+_threads_of: int | None = None
+
+
+def _check_process() -> None:
+    global _threads_of
+    if torch.get_num_threads() == 1:
+        return
+    _threads_of = _threads_of or os.getpid()
+    if _threads_of != os.getpid():
+        raise RuntimeError(
+            "upscaler: expected a process started by spawn, got a fork of one that had an Upscaler "
+            "(only one thread works in it: torch.set_num_threads(1))"
+        )
 
 
 def _interpolated_rows(x: Tensor, scale: int, rows: slice) -> Tensor:
@@ -324,8 +371,8 @@ def usable_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # the device meta has no values
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
             f"device: {name!r} is not usable here ({str(error).splitlines()[0]})"
         ) from None

@@ -195,13 +195,31 @@ def test_random_degradations_compress_the_share_asked_for():
         ({"scale": 5}, "scale: expected one of 1, 2, 3, 4, got 5"),
         ({"downsample": "nearest"}, "downsample: expected one of bicubic, decimate"),
         ({"noise_kind": "salt"}, "noise_kind: expected one of gaussian, speckle"),
-        ({"noise": -0.1}, "noise: expected a deviation of at least 0"),
+        ({"noise": -0.1}, "noise: expected finite deviations of at least 0, got -0.1"),
+        ({"noise": math.nan}, "noise: expected finite deviations of at least 0, got nan"),
+        ({"noise": torch.tensor([0.1, math.inf])}, "noise: expected finite .*, got inf"),
+        ({"noise": 0.1, "generator": 2**64}, "seed: expected an integer of at most 64 bits"),
     ],
 )
 def test_bad_arguments(arguments, message):
     options = {"scale": 2} | arguments
     with pytest.raises(ValueError, match=message):
         classical(torch.rand(1, 3, 8, 8), blur.dirac(3), **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"setting2": 40.0}, "setting2: expected a share, 0 to 1, got 40.0"),
+        ({"noisy": -0.1}, "noisy: expected a share"),
+        ({"quality": (95, 70)}, "quality: expected a range, lowest first, from 1, got 95 to 70"),
+        ({"axes": (5.0, 0.6)}, "axes: expected a range, lowest first"),
+        ({"noise": 5.0}, "noise: expected a deviation from 0 to below 1, got 5.0"),
+    ],
+)
+def test_bad_random_degradations(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RandomDegradation(2, **arguments)
 
 
 def test_imresize_refuses_what_is_no_picture():

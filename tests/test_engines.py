@@ -85,6 +85,13 @@ def test_a_model_is_exported_once(cache, monkeypatch):
     pysr.load("dan-lite-x2", device="cpu", engine="onnx")
 
 
+def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PYSR_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="^PYSR_CACHE: expected a folder .*file/onnx cannot be made"):
+        pysr.load("dan-lite-x2", device="cpu", engine="onnx")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published") / "new"

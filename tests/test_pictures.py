@@ -222,6 +222,20 @@ def test_outputs_that_would_lose_something_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_a_disk_that_takes_no_more_is_told(tmp_path, suffix, capfd):
+    resource = pytest.importorskip("resource")
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    picture = Picture(noise(64, 64, 3))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most))
+    try:
+        with pytest.raises(OSError, match=r"a\.\w+: cannot be written \(File too large\)$"):
+            pictures.write(tmp_path / f"a{suffix}", picture)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err == ""
+
+
 def test_written_files_have_ordinary_permissions(tmp_path):
     pictures.write(tmp_path / "a.png", Picture(noise(4, 4, 3)))
     (tmp_path / "ordinary").touch()

@@ -1,4 +1,6 @@
 import math
+import pickle
+from multiprocessing import Pipe, get_all_start_methods, get_context
 
 import numpy as np
 import pytest
@@ -78,11 +80,75 @@ class Foreign:
         return Foreign(np.from_dlpack(other))
 
 
+class Bare:
+    """One that says nothing of its library."""
+
+    def __init__(self, array):
+        self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+
 def test_anything_that_speaks_dlpack(upscaler, photograph):
     pixels = small(photograph, 20, 20, 3, dtype=np.float32)
     result = upscaler(Foreign(pixels)).image
     assert isinstance(result, Foreign)
     np.testing.assert_array_equal(result.array, upscaler(pixels).image)
+    for view in (pixels, pixels[::-1]):
+        bare = upscaler(Bare(view)).image
+        assert torch.is_tensor(bare)
+        np.testing.assert_array_equal(bare, upscaler(view).image)
+
+
+def in_a_fork(work) -> str:
+    """What `work` raises in a fork of this process, or "nothing"."""
+    receiving, sending = Pipe(duplex=False)
+
+    def report():
+        try:
+            work()
+            sending.send("nothing")
+        except RuntimeError as error:
+            sending.send(str(error))
+
+    child = get_context("fork").Process(target=report)
+    child.start()
+    try:
+        assert receiving.poll(60), "it hangs"
+        return receiving.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.skipif("fork" not in get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_in_a_fork_it_says_that_it_would_hang(upscaler, photograph):
+    lr, threads = small(photograph, 64, 64, 3), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = upscaler(lr).image
+        model = load_model("dan-lite-x2")
+        for work in (lambda: upscaler(lr), lambda: Upscaler(model, device="cpu")):
+            assert "expected a process started by spawn, got a fork" in in_a_fork(work)
+
+        def with_one_thread():
+            torch.set_num_threads(1)
+            np.testing.assert_array_equal(upscaler(lr).image, expected)
+
+        assert in_a_fork(with_one_thread) == "nothing"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_it_travels_to_another_process(upscaler, photograph):
+    lr, kernel = small(photograph, 20, 24, 3), blur.isotropic(1.2, 15).numpy()
+    again = pickle.loads(pickle.dumps(upscaler))
+    assert again.engine.describe() == upscaler.engine.describe()
+    np.testing.assert_array_equal(again(lr).image, upscaler(lr).image)
+    assuming = Upscaler(upscaler.model, kernel=kernel, device="cpu", engine="torch")
+    again = pickle.loads(pickle.dumps(assuming))
+    assert again.engine.describe() == assuming.engine.describe()
+    np.testing.assert_array_equal(again(lr).kernel, kernel)
+    np.testing.assert_array_equal(again(lr).image, assuming(lr).image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3), (5, 200)])
@@ -227,9 +293,25 @@ def test_memory_depends_on_the_tile_not_on_the_picture(upscaler, monkeypatch):
     assert len(seen) > 30 and max(seen) <= max(side**2, 2 * 160**2)
 
 
+def test_what_is_warmed_up_is_what_a_picture_takes(upscaler, monkeypatch):
+    warmed, taken, restore = set(), set(), upscaler.engine.restore
+
+    def watched(lr, *arguments):
+        taken.add((len(lr), *lr.shape[-2:]))
+        return restore(lr, *arguments)
+
+    monkeypatch.setattr(upscaler.engine, "warm_up", lambda *shape: warmed.add(shape))
+    monkeypatch.setattr(upscaler.engine, "restore", watched)
+    upscaler.warm_up(230, 240)
+    upscaler(np.random.default_rng(0).integers(0, 255, (230, 240), np.uint8))
+    assert warmed == taken == {(1, 230, 240), (2, 160, 160)}
+
+
 def test_a_failing_tile_size_is_refused(upscaler, photograph):
     with pytest.raises(ValueError, match="tile: expected at least 32"):
         upscaler(photograph, tile=8)
+    with pytest.raises(TypeError, match="tile: expected an integer, got '64'"):
+        upscaler(photograph, tile="64")
 
 
 def test_crops_are_where_the_detail_is():
@@ -249,9 +331,18 @@ def test_crops_are_where_the_detail_is():
     assert sum(crop.shape[-1] * crop.shape[-2] for _, _, crop in crops) < 0.2 * 600 * 700
 
 
-def test_small_pictures_are_looked_at_whole():
-    ((rows, columns, crop),) = informative_crops(torch.rand(1, 3, 80, 120))
-    assert crop.shape == (1, 3, 80, 120)
+@pytest.mark.parametrize("size", [(80, 120), (100, 500)])
+def test_small_pictures_are_looked_at_whole(size):
+    ((rows, columns, crop),) = informative_crops(torch.rand(1, 3, *size))
+    assert crop.shape == (1, 3, *size)
+
+
+def test_where_there_is_nothing_to_see_nothing_agrees(upscaler):
+    lr = torch.full((1, 3, 600, 700), 0.5)
+    assert len(informative_crops(lr)) == 1
+    lr[..., 200:240, 300:340] = torch.rand(3, 40, 40)
+    assert len(informative_crops(lr)) == 1
+    assert math.isnan(upscaler(torch.full((1, 3, 300, 300), 0.5)).confidence)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +359,17 @@ def test_small_pictures_are_looked_at_whole():
         (-9 * torch.ones(1, 3, 4, 4).half(), ValueError, r"values in \[0, 1\], got -9 to -9"),
         (torch.zeros(3, 4, 4), ValueError, r"torch tensor \(N, 3, H, W\)"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError, "floating point"),
+        (
+            torch.zeros(1, 3, 4, 4).to_sparse(),
+            TypeError,
+            "dense torch tensor .*, got torch.sparse_coo",
+        ),
+        (
+            torch.zeros(1, 3, 4, 4, device="meta"),
+            TypeError,
+            "with values, got one on the device meta",
+        ),
+        (np.ma.masked_less(np.ones((4, 4)), 2), TypeError, "without a mask, got a numpy masked"),
         ([[1, 2], [3, 4]], TypeError, "numpy, torch or an array with __dlpack__, got list"),
     ],
 )
@@ -279,6 +381,13 @@ def test_bad_pictures(upscaler, image, error, message):
 @pytest.mark.parametrize("kernel", [np.full((3, 3), np.nan), np.ones((3, 3)), np.ones((3, 4)) / 12])
 def test_bad_kernels(upscaler, photograph, kernel):
     with pytest.raises(ValueError, match="kernel"):
+        upscaler(photograph, kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", ["x", {}, [[1], [2, 3]]])
+def test_what_is_no_kernel(upscaler, photograph, kernel):
+    kind = type(kernel).__name__
+    with pytest.raises(TypeError, match=f"^kernel: expected a .* tensor or array, got {kind}$"):
         upscaler(photograph, kernel=kernel)
 
 
@@ -306,8 +415,9 @@ def test_nothing_is_warmed_up_after_close():
 
 
 def test_unknown_devices_and_engines():
-    with pytest.raises(ValueError, match="device: 'cuda:99' is not usable"):
-        pysr.load(device="cuda:99")
+    for device in ("cuda:99", "meta", None):
+        with pytest.raises(ValueError, match=f"^device: {device!r} is not usable here .*$"):
+            pysr.load(device=device)
     with pytest.raises(ValueError, match="engine: expected auto or one of native, torch"):
         pysr.load(engine="steam")
     with pytest.raises(ModelError, match="scale: expected an integer, got 1.5"):

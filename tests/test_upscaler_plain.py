@@ -169,7 +169,10 @@ def test_evaluate_a_plain_network(vdsr_file, tmp_path, capsys):
     [
         (("export", "{model}", "{tmp}/out"), "expected a DAN, got VDSR"),
         (("bench", "engines", "--model", "{model}"), "expected a DAN"),
-        (("inspect", "{in}", "--model", "{model}"), "VDSR does not"),
+        (
+            ("inspect", "{in}", "--model", "{model}"),
+            "expected a DAN, which estimates blur, such as dan-x4; got VDSR",
+        ),
         (("upscale", "{in}", "{tmp}/o.png", "--model", "{model}", "--engine", "native"), "DANs"),
     ],
 )

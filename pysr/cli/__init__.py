@@ -19,9 +19,9 @@ import pysr
 
 # Modules are imported when their command is run, so that help and version come at once.
 COMMANDS = {
-    "upscale": "restore a picture or a folder of pictures",
+    "upscale": "restore a picture, a clip or a folder of them",
     "inspect": "what happened to a picture: blur kernel, noise, confidence",
-    "degrade": "make a low-resolution picture from a clean one",
+    "degrade": "make low-resolution pictures, clips or pairs from clean ones",
     "train": "train a model from a recipe",
     "evaluate": "measure models under a published protocol",
     "export": "write a model as ONNX graphs, for other runtimes",
@@ -55,7 +55,8 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"pysr {pysr.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        sentence = summary[0].upper() + summary[1:] + "."
+        command = commands.add_parser(name, help=summary, description=sentence)
         if name == (arguments[0] if arguments else None):
             import_module(f"pysr.cli.{name}").add_arguments(command)
     try:

@@ -6,6 +6,7 @@ A clip is degraded frame by frame with the same blur; noise is drawn anew for ea
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from pysr import arrays, blur, degrade, pictures
 from pysr.cli.options import kernel
 from pysr.cli.video import inputs_and_outputs, is_video
 from pysr.degrade import classical
-from pysr.degrade.classical import DOWNSAMPLERS, NOISES
+from pysr.degrade.classical import DOWNSAMPLERS, NOISES, check_seed
 from pysr.degrade.dataset import MANIFEST, write_pairs
 from pysr.degrade.learned import PAIR_NOISE
 from pysr.upscaler import usable_device
@@ -59,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    check_seed(options.seed)
+    if options.noise is not None and not math.isfinite(options.noise):
+        raise ValueError(f"noise: expected a finite deviation, got {options.noise}")
     if options.model is None:
         for name in ("factor", "pairs"):
             if _given(options, name):
@@ -112,10 +116,14 @@ def _degrade_clip(
     options: argparse.Namespace,
 ) -> str:
     """Returns what was made, in words."""
+
+    def seed_of(index: int) -> int:
+        return (options.seed * SEEDS + index) % 2**64  # which is as large as seeds are
+
     made = transform(
         source,
         target,
-        lambda frame, index: degradation(frame, options.seed * SEEDS + index).clamp_(0, 1),
+        lambda frame, index: degradation(frame, seed_of(index)).clamp_(0, 1),
         lambda height, width: (-(-height // scale), -(-width // scale)),
         device=device,
         pixel_format=options.pixel_format,

@@ -10,6 +10,7 @@ from pysr import arrays, degrade, inspection, pictures
 from pysr.cli.options import add_model_arguments, check_writable, upscaler
 from pysr.degrade.views import write_views
 from pysr.files import json_text, written_whole
+from pysr.nets import DAN
 from pysr.page import inspection_page
 
 
@@ -36,7 +37,11 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         raise ValueError("out: expected a learned degradation as --model")
     pixels = pictures.read(options.input).pixels
-    found = inspection.inspect(upscaler(options), pixels)
+    model = upscaler(options)
+    if not isinstance(model.model, DAN):
+        kind = type(model.model).__name__
+        raise ValueError(f"model: expected a DAN, which estimates blur, such as dan-x4; got {kind}")
+    found = inspection.inspect(model, pixels)
     if options.html:
         with written_whole(options.html) as beside:
             beside.write_text(inspection_page(options.input, pixels, found))

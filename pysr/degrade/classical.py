@@ -41,8 +41,8 @@ def classical(
         quantise: clip to [0, 1] and round to multiples of 1/255.
         generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
     Raises:
-        ValueError: for a scale, downsampler or noise kind outside these; for noise below zero; and
-            as `pysr.ops.blur_decimate` for shapes.
+        ValueError: for a scale, downsampler or noise kind outside these; for noise below zero or
+            not finite; for a seed beyond 64 bits; and as `pysr.ops.blur_decimate` for shapes.
     """
     check_choice("scale", scale, SCALES)
     check_choice("downsample", downsample, DOWNSAMPLERS)
@@ -55,10 +55,14 @@ def classical(
     else:
         lr = imresize(blur_decimate(hr, kernels), 1 / scale)
     noise = torch.as_tensor(noise, dtype=lr.dtype, device=lr.device)
-    if bool((noise < 0).any()):
-        raise ValueError(f"noise: expected a deviation of at least 0, got {noise.min().item():.4g}")
+    unusable = noise[~((noise >= 0) & noise.isfinite())]
+    if len(unusable):
+        raise ValueError(
+            f"noise: expected finite deviations of at least 0, got {unusable[0].item():.4g}"
+        )
     if bool((noise > 0).any()):
         if isinstance(generator, int):
+            check_seed(generator)
             generator = torch.Generator(lr.device).manual_seed(generator)
         grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
         grain = grain * noise.reshape(-1, 1, 1, 1)
@@ -110,6 +114,19 @@ class RandomDegradation:
     compressed: float = 0.0
     downsample: str = "bicubic"
 
+    def __post_init__(self):
+        for name in ("setting2", "noisy", "compressed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
+        for name, least in (("axes", 0), ("quality", 1)):
+            low, high = getattr(self, name)
+            if not least <= low <= high or high == 0:
+                raise ValueError(
+                    f"{name}: expected a range, lowest first, from {least}, got {low} to {high}"
+                )
+        if not 0 <= self.noise < 1:
+            raise ValueError(f"noise: expected a deviation from 0 to below 1, got {self.noise}")
+
     def kernels(self, n: int, generator: blur.Seed) -> Tensor:
         """n kernels of this mixture: (n, k, k), unmoved."""
         return self._drawn(n, blur.as_generator(generator))[0]
@@ -160,3 +177,9 @@ def check_choice(name: str, value, choices) -> None:
     """Raises ValueError, naming what was expected, for a value outside `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that torch's generators do not take."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed: expected an integer of at most 64 bits, got {seed}")

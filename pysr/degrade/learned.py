@@ -11,6 +11,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -71,8 +72,8 @@ class LearnedDegradation:
     """
 
     def __init__(self, network: nn.Module, card: Card | None = None, noise: float = 0.0):
-        if noise < 0:
-            raise ValueError(f"noise: expected a deviation of at least 0, got {noise:.4g}")
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise: expected a finite deviation of at least 0, got {noise:.4g}")
         self.network, self.card, self.noise = network.eval(), card or Card(), noise
         self.scale = network.config.scale
         self.kernel_size = network.config.kernel_size

@@ -14,10 +14,19 @@ from pysr.nets import DAN, fingerprint
 
 
 def cache_folder(kind: str) -> Path:
-    """$PYSR_CACHE/kind, else the same in pysr in $XDG_CACHE_HOME or ~/.cache; made if missing."""
+    """$PYSR_CACHE/kind, else the same in pysr in $XDG_CACHE_HOME or ~/.cache; made if missing.
+
+    Raises OSError, one line, where it is missing and cannot be made.
+    """
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pysr"
     folder = Path(os.environ.get("PYSR_CACHE") or user) / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            "PYSR_CACHE: expected a folder that graphs and engines can be kept in; "
+            f"{folder} cannot be made ({error.strerror})"
+        ) from None
     return folder
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to it on success, removed on failure.
+    """A path beside `path` to write to; flushed to the disk and renamed to it on success, removed
+    on failure.
 
     A link stays one, what it leads to is replaced; to what is no file, such as a pipe or /dev/null,
     the content is written.
@@ -31,16 +33,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             path.write_bytes(Path(folder, path.name).read_bytes())
         return
     path = path.resolve() if path.is_symlink() else path
+    beside = path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
     try:
-        handle, beside = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent)
-        os.close(handle)
+        beside.touch(exist_ok=False)
+        mode = beside.stat().st_mode
     except OSError as error:
         raise _refused(path, error) from None
-    beside = Path(beside)
     try:
         yield beside
-        _ordinary(beside, 0o666)
+        beside.chmod(mode)  # safetensors leaves a file that is private
+        flush(beside)
         os.replace(beside, path)
+        flush(path.parent)
     except OSError as error:
         raise _refused(path, error) from None
     finally:
@@ -78,20 +82,22 @@ def _is_stream(path: Path) -> bool:
 
 @contextlib.contextmanager
 def folder_written_whole(folder: str | Path) -> Iterator[Path]:
-    """A folder beside `folder` to write files to; on success they appear in `folder`, which is made
-    if it is missing, in place of files of the same names; on failure nothing of them remains.
+    """A folder beside `folder` to write files to; on success they are flushed to the disk and
+    appear in `folder`, which is made if it is missing, in place of files of the same names; on
+    failure nothing of them remains.
 
     Raises OSError, one line naming `folder`, when the file system refuses.
     """
     folder = Path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp("", f".{folder.name}.", folder.parent))
+        beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+        beside.mkdir()
     except OSError as error:
         raise _refused(folder, error) from None
     try:
         yield beside
-        _ordinary(beside, 0o777)
+        flush_all(beside)
         try:
             beside.rename(folder)  # whoever looks sees all files or none
         except OSError:
@@ -99,17 +105,28 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
                 raise
             for path in beside.iterdir():
                 os.replace(path, folder / path.name)
+            flush(folder)
+        flush(folder.parent)
     except OSError as error:
         raise _refused(folder, error) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _ordinary(path: Path, mode: int) -> None:
-    """What tempfile makes is private; a result has the permissions of any other file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(mode & ~mask)
+def flush(path: Path) -> None:
+    """Out of the system's memory onto the disk; a folder's names too, where the system can."""
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def flush_all(path: Path) -> None:
+    """`flush` a file, or a folder and all that is in it."""
+    for each in (*path.rglob("*"), path):
+        flush(each)
 
 
 def _refused(path: Path, error: OSError) -> OSError:

@@ -1,10 +1,12 @@
 import json
+import os
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data as photographs
 
@@ -12,7 +14,7 @@ import pysr
 from pysr import _ext, blur, ops, pictures, tiling
 from pysr.cli import COMMANDS, main
 from pysr.nets import default_model
-from pysr.upscaler import usable_device
+from pysr.upscaler import Upscaler, usable_device
 
 
 @pytest.fixture
@@ -93,6 +95,43 @@ def test_upscale_a_folder_and_name_what_failed(picture, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "bad.png" in error and "1 of 3 files were not upscaled" in error
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["0.png", "1.png"]
+
+
+def test_a_picture_that_memory_is_short_for_does_not_end_the_others(
+    picture, tiny_model, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(picture.read_bytes())
+    Image.fromarray(photographs.astronaut()[:50, :50]).save(folder / "b.png")
+    restore = Upscaler.__call__
+
+    def short(self, image, **settings):
+        if len(image) == 50:
+            torch.empty(1 << 46)  # really fails, as it would for a picture that is too large
+        return restore(self, image, **settings)
+
+    monkeypatch.setattr(Upscaler, "__call__", short)
+    assert run("upscale", folder, tmp_path / "out", "--model", tiny_model) == 2
+    failed, summary = capsys.readouterr().err.splitlines()
+    assert "b.png: " in failed and "allocate" in failed and "1 of 3 files" in summary
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_a_reader_that_has_gone_is_no_fault_of_the_files(picture, tiny_model, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(picture.read_bytes())
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pysr", "upscale", folder, tmp_path / "out"]
+    done = subprocess.run(
+        [*command, "--model", tiny_model], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("command", ["upscale", "degrade"])

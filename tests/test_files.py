@@ -51,6 +51,46 @@ def test_links_stay_and_what_is_no_file_is_written_to(tmp_path):
     os.close(reader)
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_has_its_name_is_on_the_disk(tmp_path, monkeypatch, exists):
+    """A name that outlives a power cut, and content that does not, would be an empty file."""
+    flushed, fsync = [], os.fsync
+    file, folder = tmp_path / "a.txt", tmp_path / "out"
+    if exists:
+        folder.mkdir()
+
+    def noted(handle):
+        fsync(handle)
+        flushed.append((os.fstat(handle).st_ino, file.exists() or (folder / "b.txt").exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with written_whole(file) as beside:
+        beside.write_text("new")
+    assert flushed == [(file.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+    file.unlink()
+    flushed.clear()
+    with folder_written_whole(folder) as beside:
+        (beside / "b.txt").write_text("new")
+    assert flushed[0] == ((folder / "b.txt").stat().st_ino, False)
+    assert flushed[-1] == (tmp_path.stat().st_ino, True)
+
+
+def test_a_result_has_the_permissions_of_any_other_file(tmp_path, monkeypatch):
+    """The mask is the whole process's: to read it by setting it is seen by other threads."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", None)
+            with written_whole(tmp_path / "a.txt") as beside:
+                beside.chmod(0o600)  # as safetensors does
+            with folder_written_whole(tmp_path / "out"):
+                pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+
+
 def test_a_refusal_names_the_file(tmp_path):
     with (
         pytest.raises(OSError, match="a.txt: cannot be written"),

@@ -1,13 +1,25 @@
 """The same segments in several processes and on a Ray cluster: the same bits, whoever dies."""
 
+import contextlib
 import os
 import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import pytest
+import torch
 from video_jobs import FRAMES, SEGMENT, decoded, others
 
 from pysr import video
+from pysr.video import cluster
+from pysr.video.cluster import make
+from pysr.video.encoding import Encoding
 from pysr.video.journal import Journal
+from pysr.video.segments import Segment
+from pysr.video.worker import Work
 
 
 def same(target, expected):
@@ -33,6 +45,54 @@ def test_an_error_in_a_process_comes_out_and_leaves_the_journal(tiny_model, tmp_
     with pytest.raises(video.VideoError, match="frame"):
         video.upscale(source, target, model=tiny_model, segment=SEGMENT, jobs=2, progress=cut)
     assert not target.exists()
+
+
+@dataclass(frozen=True)
+class Endless(Work):
+    """The first worker takes a minute to begin, the second cannot; `input` is their folder."""
+
+    def upscaler(self, model=None):
+        try:
+            Path(self.input, "begun").touch(exist_ok=False)
+        except FileExistsError:
+            raise ValueError(f"no engine on {torch.get_num_threads()} threads") from None
+        threading.Event().wait(60)
+        Path(self.input, "outlived").touch()
+
+
+def test_a_worker_that_cannot_begin_says_why_and_ends_the_others(tmp_path, short_clip, monkeypatch):
+    """And has its share of the threads that the job was given."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    clip = video.probe(short_clip)
+    encoding = Encoding.choose(clip, tmp_path / "out.mkv")
+    work = Endless(clip, str(tmp_path), None, {}, "cpu", "auto", "auto", 64, encoding, ())
+    segments = [Segment(i, i, i + 1) for i in range(2)]
+    with pytest.raises(ValueError, match="no engine on 3 threads"):
+        make(work, tmp_path, segments, None, None, upscaler=None, jobs=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun"]
+
+
+def test_an_error_on_a_cluster_is_the_workers_own(tmp_path, monkeypatch):
+    """Ray wraps it; FFmpeg's are not made of one word."""
+
+    class RayTaskError(Exception):
+        cause = av.error.InvalidDataError(1, "no picture in it")
+
+    def fail(*_):
+        raise RayTaskError
+
+    names = {"RayTaskError": RayTaskError, "RayActorError": ConnectionError}
+    ray = SimpleNamespace(
+        cluster_resources=dict,
+        nodes=lambda: [{"Alive": True}],
+        remote=lambda **_: lambda actor: SimpleNamespace(remote=actor),
+        put=lambda work: work,
+        util=SimpleNamespace(ActorPool=lambda actors: SimpleNamespace(map_unordered=fail)),
+        exceptions=SimpleNamespace(**names),
+    )
+    monkeypatch.setattr(cluster, "_connected", lambda address: contextlib.nullcontext(ray))
+    with pytest.raises(av.error.InvalidDataError, match="no picture in it"):
+        make(None, tmp_path, [Segment(0, 0, 1)], None, None, upscaler=None, cluster="auto")
 
 
 def test_a_cluster_survives_the_death_of_a_worker(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -19,8 +20,10 @@ from video_jobs import FRAMES, SEGMENT, decoded, others
 
 from pysr import video
 from pysr.engines import NativeEngine
+from pysr.nets import load_model
 from pysr.video import job
 from pysr.video.checks import CheckError
+from pysr.video.journal import Journal
 from pysr.video.restore import FrameError
 
 
@@ -36,6 +39,10 @@ def stop_after(frames):
             raise KeyboardInterrupt
 
     return progress
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def left(folder):
@@ -162,7 +169,7 @@ def test_of_two_video_streams_the_one_asked_for_is_upscaled_and_checked(tiny_mod
     assert sizes == [(6, 256), (5, 128)]
 
 
-@pytest.mark.parametrize("lacking", ["disk", "folder", "source"])
+@pytest.mark.parametrize("lacking", ["disk", "folder", "source", "file"])
 def test_what_cannot_be_is_refused_before_the_work(
     short_clip, tiny_model, tmp_path, monkeypatch, lacking
 ):
@@ -170,15 +177,109 @@ def test_what_cannot_be_is_refused_before_the_work(
     if lacking == "disk":
         usage = shutil.disk_usage(tmp_path)._replace(free=10000)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-        message = "needs about . MiB there, 0 are free"
+        message = r"needs about \d+\.\d [KM]iB there, 9\.8 KiB are free"
     elif lacking == "folder":
         target, message = tmp_path / "none" / "out.mkv", "no folder"
+    elif lacking == "file":
+        target, message = tmp_path / "pipe.mkv", "expected a file, got a pipe"
+        os.mkfifo(target)
     else:
         target, message = short_clip, "overwrite its source"
     before = short_clip.read_bytes()
     with pytest.raises(video.VideoError, match=message):
         video.upscale(short_clip, target, model=tiny_model)
     assert not (tmp_path / "out.mkv").exists() and short_clip.read_bytes() == before
+    assert lacking != "file" or left(tmp_path) == ["pipe.mkv"]
+
+
+def test_the_disk_that_finished_segments_took_is_not_asked_for_again(
+    short_clip, tiny_model, tmp_path, monkeypatch
+):
+    target, needed = tmp_path / "out.mkv", []
+    settings = {"model": tiny_model, "segment": SEGMENT}
+
+    def half(state):
+        if state.estimate:
+            needed.append(state.estimate.disk)
+        stop_after(FRAMES // 2)(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(short_clip, target, **settings, progress=half)
+    usage = shutil.disk_usage(tmp_path)._replace(free=needed[0] - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert video.upscale(short_clip, target, **settings).resumed > 0
+
+
+def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(tiny_model, tmp_path):
+    source = draw_clip(tmp_path / "in.mkv", 5)
+    store, here = tmp_path / "store", tmp_path / "here"
+    for folder in (store, here, store / "pictures"):
+        folder.mkdir()
+    (store / "film.mkv").write_text("before")
+    (here / "out.mkv").symlink_to("../store/film.mkv")
+    (here / "pictures").symlink_to("../store/pictures")
+    report = video.upscale(source, here / "out.mkv", model=tiny_model)
+    assert report.target == str(here / "out.mkv")
+    video.upscale(source, here / "pictures" / "%d.png", model=tiny_model)
+    assert all(path.is_symlink() for path in here.iterdir())
+    assert len(decoded(store / "film.mkv")) == 5 and left(store) == ["film.mkv", "pictures"]
+    assert left(store / "pictures") == [f"{i}.png" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("killed_at", ["the rename", "the cleaning", "the segments"])
+def test_a_job_killed_when_its_result_was_finished_only_cleans_up(
+    tiny_model, tmp_path, monkeypatch, killed_at
+):
+    """Pictures: what is in place already must not be taken for somebody else's."""
+    source, target = draw_clip(tmp_path / "in.mkv", 5), tmp_path / "out"
+    rmtree, flushed, fsync = shutil.rmtree, [], os.fsync
+
+    def half(folder, **settings):
+        if Path(folder).name == "segments":
+            next(folder.glob("0*")).rename(tmp_path / "gone")
+            raise KeyboardInterrupt
+        rmtree(folder, **settings)
+
+    def noted(handle):
+        fsync(handle)
+        if target.exists():
+            flushed.append(os.fstat(handle).st_ino)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", noted)
+        if killed_at == "the rename":
+            patch.setattr(job, "put_in_place", interrupt)
+        elif killed_at == "the cleaning":
+            patch.setattr(Journal, "remove", interrupt)
+        else:
+            patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            video.upscale(source, target, model=tiny_model)
+    assert target.exists() == (killed_at != "the rename")
+    # The new name is on the disk before what could make it again is deleted.
+    assert not target.exists() or flushed[0] == tmp_path.stat().st_ino
+    stages = []
+    report = video.upscale(
+        source, target, model=tiny_model, progress=lambda state: stages.append(state.stage)
+    )
+    assert "restoring" not in stages and len(left(target)) == 5
+    assert report.frames == 5 and report.shots[0].kernel.sum() == pytest.approx(1, abs=1e-4)
+    assert json.dumps(report.as_json())
+    assert not [name for name in left(tmp_path) if name.startswith(".")]
+    with pytest.raises(video.VideoError, match="a new or an empty folder"):
+        video.upscale(source, target, model=tiny_model)
+
+
+def test_a_result_that_was_taken_away_before_the_end_is_told(tiny_model, tmp_path, monkeypatch):
+    source, target = draw_clip(tmp_path / "in.mkv", 3), tmp_path / "out.mkv"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "remove", interrupt)
+        video.upscale(source, target, model=tiny_model)
+    target.unlink()
+    with pytest.raises(video.VideoError, match="taken away since; --restart"):
+        video.upscale(source, target, model=tiny_model)
+    video.upscale(source, target, model=tiny_model, restart=True)
+    assert left(tmp_path) == ["in.mkv", "out.mkv"]
 
 
 def test_each_shot_has_the_model_that_adapt_taught_it(tiny_model, tmp_path):
@@ -203,6 +304,26 @@ def test_each_shot_has_the_model_that_adapt_taught_it(tiny_model, tmp_path):
     with av.open(target) as container:
         means = [f.to_ndarray(format="gray").mean() for f in container.decode(video=0)]
     assert min(means[:12]) > 10 and max(means[12:]) < 2
+
+
+def test_a_resumed_job_is_taught_on_from_the_shot_before(tiny_model, tmp_path):
+    source, target, given = tmp_path / "in.mkv", tmp_path / "out.mkv", []
+    cut(source)
+
+    def marked(shot):
+        given.append((shot.shot.first, shot.before and load_model(shot.before).state_dict()))
+        if len(given) == 2:
+            raise KeyboardInterrupt
+        for parameter in shot.model.parameters():
+            parameter.data.fill_(len(given))
+
+    settings = {"model": tiny_model, "adapt": marked}
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(source, target, **settings)
+    video.upscale(source, target, **settings)
+    assert [first for first, _ in given] == [0, 12, 12] and given[0][1] is None
+    for _, before in given[1:]:
+        assert (before["Restorer.head.weight"] == 1).all()
 
 
 def cut(path):

@@ -1,10 +1,12 @@
 """The journal: what an earlier run leaves is found again, or refused when it is another job's."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,30 @@ def test_another_job_is_refused_and_loses_nothing(tmp_path, change, message):
         assert journal.facts(0) == {}
     with Journal.opened(target, {**IDENTITY, **change}, restart=True) as journal:
         assert journal.facts(0) is None
+
+
+def test_a_restart_that_is_killed_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    """Whatever a folder lists first, half of the segments are not a job that goes on."""
+    target = tmp_path / "out.mkv"
+    with Journal.opened(target, IDENTITY) as journal:
+        finish(journal, 0)
+        finish(journal, 1)
+    listed = Path.iterdir
+
+    def killed(folder, *_, **__):
+        next(folder.glob("*1")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda folder: sorted(listed(folder), reverse=True))
+        patch.setattr(shutil, "rmtree", killed)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            Journal.opened(target, IDENTITY, restart=True),
+        ):
+            pass
+    with Journal.opened(target, IDENTITY) as journal:
+        assert journal.facts(0) is None and journal.facts(1) is None
 
 
 def test_a_second_job_on_the_target_is_refused_until_the_first_dies(tmp_path):

@@ -77,6 +77,24 @@ def test_an_error_anywhere_stops_everything_and_is_raised_once(broken):
     assert sorted(left) == ["decode", "encode"]
 
 
+def test_a_sink_that_returns_early_ends_the_others():
+    closed, out = [], []
+
+    def source():
+        try:
+            yield from range(10**9)
+        finally:
+            closed.append(True)
+
+    def work():
+        pipeline.run(source(), lambda x: x, lambda results: out.append(next(results)))
+
+    run = threading.Thread(target=work, daemon=True)
+    run.start()
+    run.join(10)
+    assert not run.is_alive() and closed and out == [0]
+
+
 def test_the_times_say_who_waits():
     times = pipeline.run(numbers(20), lambda x: time.sleep(0.005), collect([]))
     assert times.model > times.decode + times.encode

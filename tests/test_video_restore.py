@@ -1,8 +1,26 @@
 """Copies between host and device; what FrameRestorer does is in tests/test_video_job.py."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
-from pysr.video.restore import Copier
+from pysr.upscaler import Estimate
+from pysr.video.restore import Copier, FrameError, FrameRestorer
+
+
+def test_a_host_without_memory_gets_smaller_tiles():
+    """The allocation really fails: its words are torch's own."""
+    tiles, estimate = [], Estimate(torch.ones(1, 1), torch.zeros(4), 1.0)
+
+    def restored(image, estimate, tile):
+        tiles.append(tile)
+        torch.empty(1 << 46)
+
+    restorer = FrameRestorer(SimpleNamespace(width=320, height=320), 256)
+    with pytest.raises(FrameError, match="frame 3 failed twice: .*allocate"):
+        restorer(SimpleNamespace(restored=restored), 3, torch.zeros(1, 3, 8, 8), estimate)
+    assert tiles == [256, 128, 64, 64]
 
 
 def test_what_goes_to_the_device_and_back_is_what_was_sent(device):

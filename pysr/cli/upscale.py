@@ -27,8 +27,6 @@ from pysr.cli.video import (
 )
 from pysr.files import write_json
 from pysr.upscaler import TILE, Upscaled, Upscaler
-from pysr.video.checks import CheckError
-from pysr.video.restore import FrameError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,11 +70,15 @@ def run(options: argparse.Namespace) -> int:
             else:
                 about = _upscale_picture(restorer, source, target, known, learning, options)
             reports.append(about)
-        except (ValueError, FrameError, CheckError, OSError) as error:
+        except BrokenPipeError:  # the reader of our output has gone, no file is at fault
+            raise
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if len(pairs) == 1:
                 raise
             failures.append(source)
-            print(f"pysr upscale: {error}", file=sys.stderr)
+            words = " ".join(str(error).split()) or type(error).__name__
+            where = "" if str(source) in words else f"{source}: "
+            print(f"pysr upscale: {where}{words}", file=sys.stderr)
     if options.report:
         content = reports[0] if videos and len(pairs) == 1 else reports
         write_json(options.report, content)

@@ -33,6 +33,7 @@ class Adaptation:
         model: a copy for this shot, on `device`, to be taught in place.
         budget: seconds that it may take; keeping to them is the method's part.
         kernel: (k, k), the shot's mean kernel.
+        before: weights file of the shot before, as it was taught; None for the first.
     """
 
     clip: Clip
@@ -41,6 +42,7 @@ class Adaptation:
     kernel: Tensor
     device: torch.device
     budget: float
+    before: Path | None
 
     def frames(self) -> Iterator[Tensor]:
         """The shot's frames, (3, H, W) in [0, 1], decoded as they are asked for."""
@@ -63,13 +65,15 @@ def adapted(
     """Weights files in `folder` by the shots' first frames; those that are there are kept."""
     folder.mkdir(exist_ok=True)
     files = {}
+    before = None
     for shot in shots:
         files[shot.first] = path = folder / f"{shot.first:08d}.safetensors"
         if not path.exists():
             taught = copy.deepcopy(model).to(device)
-            adapt(Adaptation(clip, shot, taught, shot.kernel(model), device, budget))
+            adapt(Adaptation(clip, shot, taught, shot.kernel(model), device, budget, before))
             with written_whole(path) as beside:
                 save_model(taught, beside)
+        before = path
     return files
 
 

@@ -39,7 +39,7 @@ class Estimate:
         seconds: of restoring the whole clip.
         memory: bytes of the process at its peak.
         device_memory: bytes of the GPU's, 0 on a CPU.
-        disk: bytes that the job needs beside the target at its end: segments and result.
+        disk: bytes that the job still needs beside the target: segments to be made and result.
         free: bytes free there.
     """
 
@@ -52,8 +52,11 @@ class Estimate:
     free: int
 
 
-def estimate(worker: Worker, segments: Sequence[Segment], folder: Path) -> Estimate:
-    """Restore a few frames from the middle of the clip and extrapolate.
+def estimate(
+    worker: Worker, segments: Sequence[Segment], todo: Sequence[Segment], folder: Path
+) -> Estimate:
+    """Restore a few frames from the middle of the clip and extrapolate to all its segments, of
+    which those `todo` are not in `folder` yet.
 
     Raises:
         VideoError: if the result will not fit on the disk.
@@ -79,10 +82,10 @@ def estimate(worker: Worker, segments: Sequence[Segment], folder: Path) -> Estim
     )
     key, rest = sizes[0], max(sizes[1] - sizes[0], 0) / more
     copied = sum(map(_bytes, clip.files or (clip.path,)))
-    disk = 2 * int(len(segments) * key + frames * rest) + copied
+    disk = copied + sum(int(key + len(s) * rest) for s in (*todo, *segments))
     free = shutil.disk_usage(folder).free
     if disk > free:
-        raise VideoError(f"{folder}: needs about {disk >> 20} MiB there, {free >> 20} are free")
+        raise VideoError(f"{folder}: needs about {_words(disk)} there, {_words(free)} are free")
     held = (DEPTH + LOOKAHEAD) * worker.frame_bytes
     return Estimate(
         worker.size[1],
@@ -93,6 +96,13 @@ def estimate(worker: Worker, segments: Sequence[Segment], folder: Path) -> Estim
         disk,
         free,
     )
+
+
+def _words(size: int) -> str:
+    """A number of bytes in the largest unit of which it is one or more."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(size.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{size / 1024**power:.{min(power, 1)}f} {units[power]}"
 
 
 def _bytes(path: Path) -> int:

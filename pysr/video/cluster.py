@@ -10,6 +10,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 
@@ -74,9 +75,11 @@ def _in_processes(
 ) -> Times:
     jobs = min(jobs, len(segments))
     context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
-    settings = (work, folder, context.Value("i", 0), max(1, (os.cpu_count() or 1) // jobs))
+    threads = max(1, torch.get_num_threads() // jobs)
+    ended, end = context.Pipe(duplex=False)
+    settings = (work, folder, context.Value("i", 0), threads, ended)
     times = Times()
-    with ProcessPoolExecutor(jobs, context, _begin_process, settings) as pool:
+    with end, ProcessPoolExecutor(jobs, context, _begin_process, settings) as pool:
         try:
             tasks = [pool.submit(_make_in_process, segment) for segment in segments]
             for task in as_completed(tasks):
@@ -89,35 +92,42 @@ def _in_processes(
                 "a worker process died, most likely of too little memory; the same command goes on "
                 "where it was, with fewer --jobs too"
             ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:
+            end.close()  # the segments in work would take minutes yet, and nobody takes them in
+            raise
     return times
 
 
-_worker: Worker
+_work: Work
 _folder: Path
+_worker: Worker | None = None
 
 
-def _begin_process(work: Work, folder: Path, counter, threads: int) -> None:
-    """Load the model, once for each process; the processes take the GPUs by turns."""
-    global _worker, _folder
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _begin_process(work: Work, folder: Path, counter, threads: int, ended: Connection) -> None:
+    """The processes take the GPUs by turns. An interrupt is the parent's, which then ends them."""
+    global _work, _folder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_job, args=[ended], daemon=True).start()
     torch.set_num_threads(threads)
     with counter.get_lock():
         number, counter.value = counter.value, counter.value + 1
     gpus = torch.cuda.device_count()
     if gpus and work.device in ("auto", "cuda"):
         work = replace(work, device=f"cuda:{number % gpus}")
-    _worker, _folder = Worker(work, work.upscaler()), folder
+    _work, _folder = work, folder
 
 
-def _end_with_parent() -> None:
-    """A job that was killed leaves no process behind that still computes for it."""
-    wait([multiprocessing.parent_process().sentinel])
+def _end_with_job(ended: Connection) -> None:
+    """A job that failed or was killed leaves no process behind that still computes for it."""
+    wait([multiprocessing.parent_process().sentinel, ended])
     os._exit(1)
 
 
 def _make_in_process(segment: Segment) -> tuple[Segment, Path, Facts, Times]:
+    """The model is loaded with the first segment, so that an error in that is the segment's."""
+    global _worker
+    if _worker is None:
+        _worker = Worker(_work, _work.upscaler())
     return _make_one(_worker, segment, _folder)
 
 
@@ -163,7 +173,7 @@ def _on_ray(
                 times += taken
         except ray.exceptions.RayTaskError as error:
             # Ray's own message is the worker's whole traceback.
-            raise type(error.cause)(str(error.cause)) from None
+            raise error.cause from None
         except ray.exceptions.RayActorError as error:
             raise RuntimeError(
                 f"a worker died {RETRIES + 1} times ({str(error).splitlines()[0]}); the same "

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pysr import pictures
+from pysr.files import folder_written_whole
 from pysr.video.clip import Clip, ColourTags, VideoError
 
 RATE = Fraction(25)
@@ -131,7 +131,7 @@ class Folder:
 
     def __enter__(self) -> Folder:
         self._exits = contextlib.ExitStack()
-        self._beside = self._exits.enter_context(folder_whole(self._path))
+        self._beside = self._exits.enter_context(folder_written_whole(self._path))
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -146,24 +146,6 @@ class Folder:
         picture = pictures.Picture(np.ascontiguousarray(samples[0].numpy()))
         pictures.write(self._beside / f"{self._written:08d}.png", picture)
         self._written += 1
-
-
-@contextlib.contextmanager
-def folder_whole(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to write to; renamed to it on success, removed on failure."""
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield beside
-        mask = os.umask(0)
-        os.umask(mask)
-        beside.chmod(0o777 & ~mask)
-        if path.is_dir():
-            path.rmdir()  # only an empty one goes
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_target(target: Path, clip: Clip) -> None:
@@ -201,7 +183,7 @@ def assemble(target: Path, clip: Clip, segments: Sequence[Path]) -> None:
     if len(files) != len(clip):
         raise VideoError(f"{target}: expected {len(clip)} frames, the segments hold {len(files)}")
     folder = target.parent if _NUMBER.search(target.name) else target
-    with folder_whole(folder) as beside:
+    with folder_written_whole(folder) as beside:
         for file, name in zip(files, _names(target, clip), strict=True):
             _link(file, beside / name)
 

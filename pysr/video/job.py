@@ -8,6 +8,7 @@ target appears in the end, when it has been checked.
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 import pysr
 from pysr.nets import DAN, default_model, fingerprint, load_dan
@@ -33,7 +35,7 @@ from pysr.video.mux import check_target, rehearse, tags_lost
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
 from pysr.video.segments import LENGTH, Segment, plan
-from pysr.video.target import check_paths, place, put_together
+from pysr.video.target import check_paths, followed, place, put_in_place, put_together
 from pysr.video.track import Shot, track
 from pysr.video.worker import Facts, Work, Worker
 
@@ -93,10 +95,26 @@ class Report:
         """For `json.dumps`: lists for kernels, None for what could not be measured."""
         return {**asdict(self), "shots": [_as_json(shot) for shot in self.shots]}
 
+    @classmethod
+    def from_json(cls, told: dict) -> Report:
+        """What `as_json` gave."""
+        estimate = told["estimate"]
+        parts = {
+            "estimate": None if estimate is None else checks.Estimate(**estimate),
+            "times": Times(**told["times"]),
+            "shots": [_from_json(shot) for shot in told["shots"]],
+        }
+        return cls(**{**told, **parts})
+
 
 def _as_json(shot: ShotReport) -> dict:
     figures = {**asdict(shot), "kernel": shot.kernel.tolist()}
     return {name: None if value != value else value for name, value in figures.items()}
+
+
+def _from_json(told: dict) -> ShotReport:
+    figures = {name: math.nan if value is None else value for name, value in told.items()}
+    return ShotReport(**{**figures, "kernel": torch.tensor(told["kernel"])})
 
 
 def upscale(
@@ -126,7 +144,7 @@ def upscale(
 
     Args:
         source: a video file, a folder of pictures, or a pattern such as frames/%05d.png.
-        target: the same; the ending of a file says its container.
+        target: the same; the ending of a file says its container. A link stays one.
         model, device, engine, precision: as `pysr.load` takes them; or a model that is loaded.
         tile: as `Upscaler.__call__` takes it.
         kernel: (k, k), the blur if it is known; followed through the clip when None.
@@ -143,10 +161,11 @@ def upscale(
         VideoError: what is asked for cannot be done, or the clip cannot be read to its end.
         FrameError: a frame could not be restored in two attempts.
         CheckError: the finished file is not what it should be; it is not put in place.
-        After all three the journal stays, and the same call goes on.
+        After all three the journal stays, and the same call goes on. One that was killed when the
+        result was finished has nothing left to do, and returns what that one would have.
     """
     started = time.perf_counter()
-    source, target = Path(source), Path(target)
+    source, target, asked = Path(source), followed(Path(target)), str(target)
     final = place(target)
     check_paths(source, final)
     check_tile(tile)
@@ -161,11 +180,11 @@ def upscale(
     # The engine takes its model to its device; the other one can be sent to workers.
     upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)
-    lost = check_target(target, clip, encoding)
     segments = plan(len(clip), clip.keys, segment)
     content = digest(clip.files or [clip.path])
     identity = {
         "input": content,
+        "target": target.name,
         "stream": clip.stream,
         "model": fingerprint(network),
         "kernel": None if kernel is None else np.asarray(kernel).tolist(),
@@ -181,6 +200,12 @@ def upscale(
         upscaler,
         Journal.opened(final, identity, suffix=encoding.suffix, restart=restart) as journal,
     ):
+        if journal.done is not None:
+            put_in_place(journal.result, final)
+            report = Report.from_json(journal.done)
+            journal.remove()
+            return report
+        lost = check_target(target, clip, encoding)
         size = tuple(upscaler.scale * n for n in (clip.height, clip.width))
         rehearsed = rehearse(target, clip, encoding, size, journal.work)
         lost += tags_lost(rehearsed, clip, target, encoding)
@@ -208,7 +233,7 @@ def upscale(
         expected = None
         if cluster is None and todo:
             clock.stage("measuring")
-            expected = checks.estimate(Worker(work, upscaler), segments, journal.work)
+            expected = checks.estimate(Worker(work, upscaler), segments, todo, journal.work)
         clock.restoring(resumed, len(clip), expected)
 
         def finished(segment: Segment, path: Path, facts: Facts) -> None:
@@ -226,24 +251,27 @@ def upscale(
         )
         clock.stage("assembling")
         paths = [journal.segment(s.index) for s in segments]
-        lost += put_together(target, clip, paths, encoding, size, journal.work, rehearsed)
+        whole, altered = put_together(target, clip, paths, encoding, size, journal.work, rehearsed)
         facts = [Facts(**journal.facts(s.index)) for s in segments]
+        report = Report(
+            source=str(source),
+            target=asked,
+            frames=len(clip),
+            resumed=resumed,
+            width=clip.width * upscaler.scale,
+            height=clip.height * upscaler.scale,
+            seconds=time.perf_counter() - started,
+            estimate=expected,
+            times=times,
+            tile=min(f.tile for f in facts),
+            workers=_by_worker(facts),
+            shots=[_reported(shot, network, facts) for shot in shots],
+            lost=list(dict.fromkeys((*lost, *altered))),
+        )
+        journal.complete(whole, report.as_json())
+        put_in_place(journal.result, final)
         journal.remove()
-    return Report(
-        source=str(source),
-        target=str(target),
-        frames=len(clip),
-        resumed=resumed,
-        width=clip.width * upscaler.scale,
-        height=clip.height * upscaler.scale,
-        seconds=time.perf_counter() - started,
-        estimate=expected,
-        times=times,
-        tile=min(f.tile for f in facts),
-        workers=_by_worker(facts),
-        shots=[_reported(shot, network, facts) for shot in shots],
-        lost=list(dict.fromkeys(lost)),
-    )
+    return report
 
 
 def _shots(

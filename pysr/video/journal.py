@@ -8,10 +8,13 @@ segment.
         *.json        what was found out about the whole clip, such as the kernel track
         models/       weights that were learned for it
         segments/     finished segments, and beside each what is known about it
+        result        the finished file or folder, until it has its name
+        done.json     what is told of it; written before it gets its name
         work-*/       of one run: what is not finished; the next run removes it
 
 A name appears in segments/ by one rename of a file that is whole and on the disk. Only the holder
-of the lock renames, so that a worker that outlives its job cannot leave anything behind.
+of the lock renames, so that a worker that outlives its job cannot leave anything behind. Without
+job.json nothing in the folder counts, so it goes first where the folder is cleared.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pysr.files import flush, flush_all
 from pysr.video.clip import VideoError
 
-_LOCK, _JOB, _WORK = "lock", "job", "work-"
+_LOCK, _JOB, _WORK, _DONE = "lock", "job", "work-", "done"
 
 
 class Journal:
@@ -37,10 +41,12 @@ class Journal:
 
     Attributes:
         work: an empty folder for what is not finished, gone when the journal is closed.
+        result: where the finished result lies until it is put in place.
     """
 
     def __init__(self, folder: Path, work: Path, suffix: str):
         self.folder, self.work, self._suffix = folder, work, suffix
+        self.result = folder / "result"
         self.removed = False
         self._segments = folder / "segments"
         self._segments.mkdir(exist_ok=True)
@@ -107,10 +113,9 @@ class Journal:
     def finish(self, index: int, beside: Path, facts: Mapping[str, object]) -> None:
         """Take in a whole segment, a file or a folder in `work`."""
         _write_json(self._facts(index), facts)
-        for path in [beside, *beside.rglob("*")] if beside.is_dir() else [beside]:
-            _flush(path)
+        flush_all(beside)
         os.replace(beside, self.segment(index))
-        _flush(self._segments)
+        flush(self._segments)
 
     def _facts(self, index: int) -> Path:
         return self._segments / f"{index:06d}.json"
@@ -122,9 +127,24 @@ class Journal:
     def note(self, name: str, value: object) -> None:
         _write_json(self.folder / f"{name}.json", value)
 
+    @property
+    def done(self) -> object | None:
+        """What `complete` was given; None if the job is not so far."""
+        return self.noted(_DONE)
+
+    def complete(self, whole: Path, report: object) -> None:
+        """Take in the result, a file or a folder in `work` that is on the disk, and what is told of
+        it. Nothing but `result` is needed from now on."""
+        if self.result.is_dir():  # of a run that was killed between these lines
+            shutil.rmtree(self.result)
+        os.replace(whole, self.result)
+        self.note(_DONE, report)
+
     def remove(self) -> None:
         """Nothing of this is needed any more, most often because the target is whole."""
         self.removed = True
+        for folder in (self._segments, self.models):  # for long; `done` is known meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
         _clear(self.folder)
         (self.folder / _LOCK).unlink()
         with contextlib.suppress(OSError):  # another process has just begun the next job here
@@ -172,6 +192,8 @@ def _begin(target: Path, folder: Path, identity: Mapping[str, object], restart: 
 
 
 def _clear(folder: Path) -> None:
+    (folder / f"{_JOB}.json").unlink(missing_ok=True)
+    flush(folder)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -191,17 +213,6 @@ def _read_json(path: Path) -> dict | None:
 def _write_json(path: Path, value: object) -> None:
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(value, indent=1) + "\n")
-    _flush(beside)
+    flush(beside)
     os.replace(beside, path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Out of the system's memory onto the disk; a folder's names too, where the system can."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(path.parent)

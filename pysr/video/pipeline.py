@@ -54,6 +54,7 @@ def run(
         work: called here, once for each item.
         sink: called once, in a thread of its own, with all results as an iterator. That raises in
             the midst of it when another stage failed, so that context managers are left properly.
+            When it returns, the other two end, whatever is left.
     Raises:
         The first error of any stage, when all three have ended.
     """
@@ -73,9 +74,12 @@ def run(
             pass
         except BaseException as error:
             failures.append(error)
-            for queue in queues:
-                queue.stop()
+            stop()
         ended[name] = time.perf_counter() - started
+
+    def stop() -> None:
+        for queue in queues:
+            queue.stop()
 
     def decode() -> None:
         with closing(source):
@@ -90,6 +94,7 @@ def run(
 
     def encode() -> None:
         sink(iter(restored))
+        stop()
 
     threads = [
         threading.Thread(target=beside, args=(stage.__name__, stage), daemon=True)
@@ -119,7 +124,7 @@ def _yield_to_others() -> None:
 
 
 class _Stopped(Exception):
-    """Another stage has failed."""
+    """Another stage has failed, or the last one has ended."""
 
 
 class _Queue(Generic[A]):

@@ -76,10 +76,10 @@ class FrameRestorer:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Torch's allocator of the CPU raises a RuntimeError like any other."""
+    """Torch's allocator of the CPU raises a RuntimeError like any other, and names itself."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
 from pysr.adapt.onsr import ONSR, ONSRConfig, pool_for
 from pysr.adapt.pool import LEAVES
 from pysr.degrade.deep_linear import GivenBlur
+from pysr.nets import load_model
 from pysr.tiling import informative_crops
 from pysr.video.adapting import Adaptation
 
@@ -42,23 +40,17 @@ class ShotTeacher:
     ):
         self.config, self.hr_pool, self.seed = config or ONSRConfig(), hr_pool, seed
         self.reports = []
-        self._before: dict[str, Tensor] | None = None
         # A journal knows a method by its name: other settings are another method.
         self.__qualname__ = f"ShotTeacher({hr_pool}, {self.config}, {seed})"
 
     def __call__(self, shot: Adaptation) -> None:
         started, scale = time.perf_counter(), shot.model.config.scale
         frames = [frame[None] for frame in islice(shot.frames(), *LOOKED_AT)]
-        pool = pool_for(frames[0], scale, self.hr_pool, self.config, self.seed)
-        kernel = blur.normalise(shot.kernel.to(shot.device))
-        degradation = GivenBlur(scale, kernel)
+        degradation = GivenBlur(scale, blur.normalise(shot.kernel.to(shot.device)))
+        pool = pool_for(frames[0], scale, self.hr_pool, self.config, self.seed, degradation)
         learner = ONSR(shot.model, frames[0], pool, degradation, self.config, self.seed)
         crops = [informative_crops(frame)[0][2] for frame in frames]
         loop = Anytime(learner, crops, Budget(seconds=shot.budget), started)
-        if self._before is not None:
-            shot.model.load_state_dict(self._before)
-        report = loop.run("onsr")
-        self.reports.append(report)
-        with torch.no_grad():
-            state = shot.model.state_dict()
-            self._before = {name: value.clone() for name, value in state.items()}
+        if shot.before is not None:
+            shot.model.load_state_dict(load_model(shot.before).state_dict())
+        self.reports.append(loop.run("onsr"))

@@ -19,7 +19,7 @@ from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.mux import check_target, rehearse, tags_lost
 from pysr.video.reader import Frame, probe, read
-from pysr.video.target import check_paths, place, put_together
+from pysr.video.target import check_paths, followed, place, put_in_place, put_together
 from pysr.video.writer import SegmentWriter
 
 
@@ -54,7 +54,7 @@ def transform(
         VideoError: what is asked for cannot be done, or the clip cannot be read to its end.
         CheckError: the finished file is not what it should be; it is not put in place.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source), followed(Path(target))
     final = place(target)
     check_paths(source, final)
     clip = probe(source)
@@ -77,7 +77,8 @@ def transform(
                     writer.write(writer.samples(rgb), frame.pts, frame.duration)
 
         pipeline.run(read(clip), changed, encode)
-        lost += put_together(
+        whole, altered = put_together(
             target, clip, [segment], encoding, (height, width), Path(work), rehearsed
         )
-    return Transformed(len(clip), width, height, list(dict.fromkeys(lost)))
+        put_in_place(whole, final)
+    return Transformed(len(clip), width, height, list(dict.fromkeys((*lost, *altered))))

@@ -86,9 +86,12 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
     appear in `folder`, which is made if it is missing, in place of files of the same names; on
     failure nothing of them remains.
 
-    Raises OSError, one line naming `folder`, when the file system refuses.
+    Raises OSError, one line naming `folder`, when the file system refuses or `folder` is a mount
+    point.
     """
     folder = Path(folder)
+    if os.path.ismount(folder.resolve()):  # to which nothing can be renamed from beside it
+        raise OSError(f"{folder}: is a mount point: name a folder inside it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"

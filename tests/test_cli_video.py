@@ -1,5 +1,6 @@
 """pysr upscale on clips: what is told apart, what is said, and what the exit code tells."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -44,6 +45,58 @@ def test_lines_where_there_is_no_terminal_and_a_report(small, tiny_model, tmp_pa
     (shot,) = json.loads(report.read_text())["shots"]
     assert np.sum(shot["kernel"]) == pytest.approx(1, abs=1e-4)
     assert (shot["first"], shot["stop"]) == (0, 5) and shot["consistency"] is not None
+
+
+def test_an_interrupted_clip_says_what_is_kept(small, tiny_model, tmp_path, capsys, monkeypatch):
+    target, report = tmp_path / "out.mkv", tmp_path / "report.json"
+    command = ("upscale", small, target, "--model", tiny_model, "--segment", 2)
+
+    def until(stopping):
+        def progress(state):
+            if stopping(state):
+                raise KeyboardInterrupt
+
+        return lambda form: contextlib.nullcontext(progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pysr.cli.video.shown", until(lambda state: state.stage == "measuring"))
+        assert run(*command) == 130
+        assert capsys.readouterr().err == "pysr: interrupted\n"
+        patch.setattr("pysr.cli.video.shown", until(lambda state: state.kept))
+        assert run(*command) == 130
+    kept, interrupted = capsys.readouterr().err.splitlines()
+    words = "2 of 5 frames are kept: the same command goes on there"
+    assert kept == f"pysr upscale: {target}: {words}" and interrupted == "pysr: interrupted"
+    assert run(*command, "--report", report) == 0
+    assert json.loads(report.read_text())["resumed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "words"),
+    [
+        ("libx264", "preset: libx264 takes ultrafast, superfast, "),
+        ("libx265", "preset: libx265 takes ultrafast, superfast, "),
+        ("libsvtav1", "libsvtav1 refuses yuv420p with crf 24 and preset nope"),
+    ],
+)
+def test_a_preset_that_is_none_is_one_line_of_ours(
+    small, tiny_model, tmp_path, capfd, codec, words
+):
+    """x264 would print one of its own; and nobody asked for the size that encoders are tried on."""
+    command = ("upscale", small, tmp_path / "out.mkv", "--model", tiny_model, "--progress", "json")
+    assert run(*command, "--codec", codec, "--preset", "nope") == 2
+    error = capfd.readouterr().err
+    assert words in error and "nope" in error and error.count("\n") == 1 and "256" not in error
+
+
+def test_a_name_with_a_newline_is_told_in_one_line(small, tiny_model, tmp_path, capsys):
+    small = small.rename(tmp_path / "a\nclip.mkv")
+    Image.fromarray(photographs.astronaut()[:40, :40]).save(tmp_path / "a\npicture.png")
+    for source in (small, tmp_path / "a\npicture.png"):
+        target = source.with_stem("its\nresult")
+        assert run("upscale", source, target, "--model", tiny_model) == 0
+        (result,) = capsys.readouterr().out.splitlines()
+        assert f"{source.name} -> ".replace("\n", " ") in result
 
 
 def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys):

@@ -97,3 +97,17 @@ def test_a_refusal_names_the_file(tmp_path):
         written_whole(tmp_path / "none" / "a.txt"),
     ):
         pass
+
+
+def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
+    """Nothing can be renamed to it, nor come into it from beside it."""
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "mount")
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "link").symlink_to("mount")
+    for name in ("mount", "link"):
+        with (
+            pytest.raises(OSError, match=f"{name}: is a mount point: name a folder inside it"),
+            folder_written_whole(tmp_path / name),
+        ):
+            raise AssertionError("the work began")
+    assert sorted(os.listdir(tmp_path)) == ["link", "mount"]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from video_jobs import FRAMES, SEGMENT, decoded, others
 
 from pysr import video
-from pysr.video import cluster
+from pysr.video import cluster, job
 from pysr.video.cluster import make
 from pysr.video.encoding import Encoding
 from pysr.video.journal import Journal
@@ -72,6 +73,28 @@ def test_a_worker_that_cannot_begin_says_why_and_ends_the_others(tmp_path, short
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun"]
 
 
+@dataclass(frozen=True)
+class Interrupted(Work):
+    """Ctrl-C comes when a worker has just begun to import what it needs."""
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def upscaler(self, model=None):
+        raise ValueError("the worker has begun all the same")
+
+
+def test_an_interrupt_is_not_a_starting_workers(tmp_path, short_clip, capfd):
+    """A terminal sends it to every process, and the parent ends them; they print no tracebacks."""
+    clip = video.probe(short_clip)
+    encoding = Encoding.choose(clip, tmp_path / "out.mkv")
+    work = Interrupted(clip, str(tmp_path), None, {}, "cpu", "auto", "auto", 64, encoding, ())
+    with pytest.raises(ValueError, match="the worker has begun"):
+        make(work, tmp_path, [Segment(0, 0, 1)], None, None, upscaler=None, jobs=2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_an_error_on_a_cluster_is_the_workers_own(tmp_path, monkeypatch):
     """Ray wraps it; FFmpeg's are not made of one word."""
 
@@ -93,6 +116,14 @@ def test_an_error_on_a_cluster_is_the_workers_own(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_connected", lambda address: contextlib.nullcontext(ray))
     with pytest.raises(av.error.InvalidDataError, match="no picture in it"):
         make(None, tmp_path, [Segment(0, 0, 1)], None, None, upscaler=None, cluster="auto")
+
+
+def test_a_cluster_without_ray_is_refused_before_the_work(short_clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(job, "probe", None)
+    with pytest.raises(video.VideoError, match="--cluster needs Ray: pip install"):
+        video.upscale(short_clip, tmp_path / "out.mkv", cluster="auto")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_cluster_survives_the_death_of_a_worker(

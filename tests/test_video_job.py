@@ -41,6 +41,16 @@ def stop_after(frames):
     return progress
 
 
+def late(act):
+    """A job's `progress` that acts when all frames are restored."""
+
+    def progress(state):
+        if state.stage == "assembling":
+            act(state)
+
+    return progress
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
@@ -169,7 +179,7 @@ def test_of_two_video_streams_the_one_asked_for_is_upscaled_and_checked(tiny_mod
     assert sizes == [(6, 256), (5, 128)]
 
 
-@pytest.mark.parametrize("lacking", ["disk", "folder", "source", "file"])
+@pytest.mark.parametrize("lacking", ["disk", "folder", "source", "file", "names"])
 def test_what_cannot_be_is_refused_before_the_work(
     short_clip, tiny_model, tmp_path, monkeypatch, lacking
 ):
@@ -180,6 +190,10 @@ def test_what_cannot_be_is_refused_before_the_work(
         message = r"needs about \d+\.\d [KM]iB there, 9\.8 KiB are free"
     elif lacking == "folder":
         target, message = tmp_path / "none" / "out.mkv", "no folder"
+    elif lacking == "names":
+        target, message = tmp_path / "mount" / "%d.png", "mount: is a mount point: name a folder in"
+        (tmp_path / "mount").mkdir()
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mount")
     elif lacking == "file":
         target, message = tmp_path / "pipe.mkv", "expected a file, got a pipe"
         os.mkfifo(target)
@@ -224,6 +238,30 @@ def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(tiny_model, tmp_p
     assert all(path.is_symlink() for path in here.iterdir())
     assert len(decoded(store / "film.mkv")) == 5 and left(store) == ["film.mkv", "pictures"]
     assert left(store / "pictures") == [f"{i}.png" for i in range(1, 6)]
+
+
+def test_pictures_come_into_the_current_folder(tiny_model, tmp_path, monkeypatch):
+    source, here = draw_clip(tmp_path / "in.mkv", 3), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    video.upscale(Path("..", source.name), "%d.png", model=tiny_model)
+    assert left(".") == ["1.png", "2.png", "3.png"]  # and not in another folder of that name
+    assert left(tmp_path) == ["here", "in.mkv"]
+
+
+def test_a_picture_that_came_into_the_folder_meanwhile_stays(tiny_model, tmp_path):
+    source, target = draw_clip(tmp_path / "in.mkv", 3), tmp_path / "out"
+    target.mkdir()
+
+    def come(state):
+        (target / "000002.png").write_text("mine")
+
+    with pytest.raises(video.VideoError, match="000002.png has come there since"):
+        video.upscale(source, target, model=tiny_model, kernel=np.ones((1, 1)), progress=late(come))
+    assert left(target) == ["000002.png"] and (target / "000002.png").read_text() == "mine"
+    (target / "000002.png").unlink()
+    assert video.upscale(source, target, model=tiny_model, kernel=np.ones((1, 1))).frames == 3
+    assert len(left(target)) == 3
 
 
 @pytest.mark.parametrize("killed_at", ["the rename", "the cleaning", "the segments"])

@@ -1,5 +1,6 @@
 """The journal: what an earlier run leaves is found again, or refused when it is another job's."""
 
+import errno
 import os
 import shutil
 import signal
@@ -62,6 +63,33 @@ def test_another_job_is_refused_and_loses_nothing(tmp_path, change, message):
         assert journal.facts(0) is None
 
 
+def test_a_job_that_has_made_nothing_yet_blocks_no_other(tmp_path):
+    """What was noted is soon found out again; models took as long to learn as they were given."""
+    target = tmp_path / "out.mkv"
+    with Journal.opened(target, IDENTITY) as journal:
+        journal.note("track", [1, 2])
+    with Journal.opened(target, {**IDENTITY, "crf": 20}) as journal:
+        assert journal.noted("track") is None
+        journal.models.mkdir()
+        (journal.models / "0.safetensors").touch()
+    with pytest.raises(VideoError, match=r"crf \(20, now 18\)"), Journal.opened(target, IDENTITY):
+        pass
+
+
+def test_a_full_disk_at_the_beginning_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, *_):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write says it, with no name
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with (
+        pytest.raises(OSError, match="out.mkv.*No space left on device"),
+        Journal.opened(tmp_path / "out.mkv", IDENTITY),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_restart_that_is_killed_leaves_nothing_that_counts(tmp_path, monkeypatch):
     """Whatever a folder lists first, half of the segments are not a job that goes on."""
     target = tmp_path / "out.mkv"
@@ -71,7 +99,8 @@ def test_a_restart_that_is_killed_leaves_nothing_that_counts(tmp_path, monkeypat
     listed = Path.iterdir
 
     def killed(folder, *_, **__):
-        next(folder.glob("*1")).unlink()
+        for segment in folder.glob("*1"):
+            segment.unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -1,6 +1,7 @@
 """ONSR as the hook of clips: each shot is learned from where the one before ended."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +63,16 @@ def test_a_shot_begins_where_the_one_before_ended_and_a_clip_anew(shot, tmp_path
         teacher(shot)
         kept = shot.model.state_dict()["Restorer.head.bias"]
         assert torch.equal(kept, begun["Restorer.head.bias"])
+
+
+def test_a_journal_knows_a_method_that_has_no_name():
+    """By what it is made of, and not by where that lies in memory: a job goes on elsewhere."""
+
+    def method(shot, strength):
+        pass
+
+    names = [name(partial(method, strength=strength)) for strength in (1, 2)]
+    assert "method" in names[0] and "0x" not in names[0] and names[0] != names[1]
 
 
 def test_a_journal_tells_settings_apart():

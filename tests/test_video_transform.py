@@ -1,5 +1,8 @@
 """pysr degrade on clips: every frame degraded as a picture would be, all else as it was."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +12,7 @@ from video_jobs import decoded, others
 from pysr.cli import main
 from pysr.degrade import LearnedDegradation, imresize
 from pysr.nets.dml import DMLConfig, build_dml
+from pysr.video import pipeline
 from pysr.video.colour import to_rgb
 from pysr.video.reader import probe, read
 
@@ -36,6 +40,23 @@ def test_every_frame_is_degraded_and_all_else_kept(clip, tmp_path, capsys):
         assert (imresize(before, 1 / 2) - after).abs().mean() < 0.03
     assert [time for time, _ in decoded(target)] == [time for time, _ in decoded(clip)]
     assert others(target) == others(clip)
+
+
+def test_pictures_come_into_the_current_folder(clip, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert run("../in.mkv", "%d.png") == 0
+    assert sorted(os.listdir(".")) == [f"{i}.png" for i in range(1, 7)]
+
+
+def test_a_mount_point_is_refused_before_the_work(clip, tmp_path, monkeypatch, capsys):
+    """Nothing can be renamed to it, nor come into it from beside it."""
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mount")
+    monkeypatch.setattr(pipeline, "run", None)
+    (tmp_path / "mount").mkdir()
+    assert run(clip, tmp_path / "mount" / "%d.png") == 2
+    assert capsys.readouterr().err.endswith("mount: is a mount point: name a folder inside it\n")
 
 
 def test_noise_is_drawn_anew_for_each_frame_and_from_the_seed(clip, tmp_path):

@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
         options = parser.parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(
-                f"pysr {options.command}: warning: {_one_line(message)}", file=sys.stderr
+                f"pysr {options.command}: warning: {one_line(message)}", file=sys.stderr
             )
             return import_module(f"pysr.cli.{options.command}").run(options) or 0
     except BrokenPipeError:
@@ -73,18 +73,19 @@ def _run(arguments: list[str]) -> int:
     except (CommandError, ValueError, TypeError, OSError) as error:
         if "PYSR_DEBUG" in os.environ:
             raise
-        print(f"pysr {options.command}: {_one_line(error)}", file=sys.stderr)
+        print(f"pysr {options.command}: {one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         if "PYSR_DEBUG" in os.environ:
             raise
         print(
-            f"pysr {options.command}: {type(error).__name__}: {_one_line(error)} "
+            f"pysr {options.command}: {type(error).__name__}: {one_line(error)} "
             "(set PYSR_DEBUG=1 for the details)",
             file=sys.stderr,
         )
         return 1
 
 
-def _one_line(message: Warning | BaseException) -> str:
+def one_line(message: object) -> str:
+    """What is said of a file, whose name may hold newlines, or of an error."""
     return " ".join(str(message).split())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pysr import arrays, blur, degrade, pictures
+from pysr.cli import one_line
 from pysr.cli.options import kernel
 from pysr.cli.video import inputs_and_outputs, is_video
 from pysr.degrade import classical
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             height, width = _degrade_picture(source, target, degradation, device, options.seed)
             made = f"{width}x{height}"
-        print(f"{source} -> {target} ({made})", flush=True)
+        print(one_line(f"{source} -> {target} ({made})"), flush=True)
     return 0
 
 
@@ -129,7 +130,7 @@ def _degrade_clip(
         pixel_format=options.pixel_format,
     )
     for loss in made.lost:
-        print(f"pysr degrade: {target}: not kept: {loss}", file=sys.stderr)
+        print(one_line(f"pysr degrade: {target}: not kept: {loss}"), file=sys.stderr)
     return f"{made.width}x{made.height}, {made.frames} frames"
 
 

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             target = _target(options)
             files = export_tensorrt(model, options.output, target, options.precision or "float16")
     except (ExportError, TensorRTError) as error:
-        raise CommandError(" ".join(str(error).split())) from None
+        raise CommandError(str(error)) from None
     for path in files:
         print(path)
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pysr import pictures
 from pysr.adapt import taught
-from pysr.cli import CommandError
+from pysr.cli import CommandError, one_line
 from pysr.cli.options import (
     adaptation,
     add_adapt_arguments,
@@ -76,9 +76,9 @@ def run(options: argparse.Namespace) -> int:
             if len(pairs) == 1:
                 raise
             failures.append(source)
-            words = " ".join(str(error).split()) or type(error).__name__
+            words = str(error) or type(error).__name__
             where = "" if str(source) in words else f"{source}: "
-            print(f"pysr upscale: {where}{words}", file=sys.stderr)
+            print(one_line(f"pysr upscale: {where}{words}"), file=sys.stderr)
     if options.report:
         content = reports[0] if videos and len(pairs) == 1 else reports
         write_json(options.report, content)
@@ -99,7 +99,7 @@ def _upscale_picture(
         adapted = taught(
             model=restorer.model, image=picture.pixels, kernel=known, device=device, **learning
         )
-        print(f"{source}: {adapted.report.line()}", flush=True)
+        print(one_line(f"{source}: {adapted.report.line()}"), flush=True)
         # It restores with the blur that was found, or given.
         restorer, known, about["adapt"] = adapted.upscaler, None, adapted.report.as_json()
     result = restorer(picture.pixels, kernel=known, tile=options.tile, exact=options.exact)
@@ -110,7 +110,7 @@ def _upscale_picture(
 
 def _line(source, target, result: Upscaled, seconds: float) -> str:
     height, width = result.image.shape[:2]
-    return (
+    return one_line(
         f"{source} -> {target} ({width}x{height}, {seconds:.1f} s, "
         f"consistency {result.consistency:.1f} dB)"
     )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pysr import pictures
 from pysr.adapt.pool import LEAVES
+from pysr.cli import one_line
 from pysr.cli.options import PICTURES, kernel, model, outputs
-from pysr.cli.progress import FORMS, shown
+from pysr.cli.progress import FORMS, Show, shown
 from pysr.files import json_text
 from pysr.video import images, upscale
 from pysr.video.adapting import BUDGET
+from pysr.video.job import Progress
 from pysr.video.segments import LENGTH
 from pysr.video.teaching import ShotTeacher
 
@@ -105,7 +108,7 @@ def upscale_clip(
     """Upscale one clip as the options say; prints a line, or JSON, about it, and returns what a
     report says of it."""
     adapt, seconds = teacher(learning)
-    with shown(options.progress or "auto") as progress:
+    with _shown(target, options.progress or "auto") as progress:
         report = upscale(
             source,
             target,
@@ -129,15 +132,32 @@ def upscale_clip(
             progress=progress,
         )
     for taught in [] if adapt is None else adapt.reports:
-        print(f"{source}: {taught.line()}", file=sys.stderr)
+        print(one_line(f"{source}: {taught.line()}"), file=sys.stderr)
     if options.progress == "json":
         print(json_text({"stage": "done", **report.as_json()}), flush=True)
         return report.as_json()
     for loss in report.lost:
-        print(f"pysr upscale: {target}: not kept: {loss}", file=sys.stderr)
-    print(
-        f"{source} -> {target} ({report.width}x{report.height}, {report.frames} frames, "
-        f"{report.seconds:.1f} s)",
-        flush=True,
-    )
+        print(one_line(f"pysr upscale: {target}: not kept: {loss}"), file=sys.stderr)
+    made = f"{report.width}x{report.height}, {report.frames} frames, {report.seconds:.1f} s"
+    print(one_line(f"{source} -> {target} ({made})"), flush=True)
     return report.as_json()
+
+
+@contextlib.contextmanager
+def _shown(target: Path, form: str) -> Iterator[Show]:
+    """`shown`, and when the job is interrupted what is kept of it."""
+    last = Progress("", 0, 0)
+    try:
+        with shown(form) as show:
+
+            def follow(state: Progress) -> None:
+                nonlocal last
+                last = state
+                show(state)
+
+            yield follow
+    except KeyboardInterrupt:
+        if last.kept:
+            kept = f"{last.kept} of {last.total} frames are kept: the same command goes on there"
+            print(one_line(f"pysr upscale: {target}: {kept}"), file=sys.stderr)
+        raise

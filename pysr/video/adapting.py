@@ -8,6 +8,7 @@ chance.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,4 +80,8 @@ def adapted(
 
 def name(adapt: Adapt | None) -> str | None:
     """What a journal knows a method by."""
-    return None if adapt is None else f"{adapt.__module__}.{adapt.__qualname__}"
+    if adapt is None:
+        return None
+    if hasattr(adapt, "__qualname__"):
+        return f"{adapt.__module__}.{adapt.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(adapt))  # another in every process

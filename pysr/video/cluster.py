@@ -81,7 +81,8 @@ def _in_processes(
     times = Times()
     with end, ProcessPoolExecutor(jobs, context, _begin_process, settings) as pool:
         try:
-            tasks = [pool.submit(_make_in_process, segment) for segment in segments]
+            with _interrupts_held():  # each of the first tasks starts a process
+                tasks = [pool.submit(_make_in_process, segment) for segment in segments]
             for task in as_completed(tasks):
                 segment, path, facts, taken = task.result()
                 finished(segment, path, facts)
@@ -96,6 +97,20 @@ def _in_processes(
             end.close()  # the segments in work would take minutes yet, and nobody takes them in
             raise
     return times
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started here inherits that SIGINT does not reach it, for as long as it
+    imports what it needs; one that comes meanwhile reaches this process afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _work: Work
@@ -198,12 +213,18 @@ class _RayWorker:
             return segment, _pack(path), facts, times
 
 
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[ModuleType]:
+def load_ray() -> ModuleType:
+    """Raises VideoError where Ray is not installed."""
     try:
         import ray
     except ImportError:
         raise VideoError("--cluster needs Ray: pip install 'pysr[ray]'") from None
+    return ray
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[ModuleType]:
+    ray = load_ray()
     _check_address(address)
     try:
         ray.init(

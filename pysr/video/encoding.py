@@ -35,6 +35,10 @@ _ENCODERS = {
     "av1_nvenc": (24, "p5", (1, 63)),
 }
 _ANY = (None, None, (-math.inf, math.inf))
+# Of x264 and x265, which take their numbers too. x264 itself would refuse others in print.
+_X26X_PRESETS = (
+    "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()
+)
 # What hardware takes for yuv420p10le: the same samples, in two planes.
 _TWO_PLANES = "p010le"
 
@@ -116,6 +120,9 @@ class Encoding:
                 f"{self.pixel_format} needs even sizes, the result is {size[1]}x{size[0]}; "
                 "choose the pixel format yuv444p"
             )
+        self._open(context, clip, size, f"{size[1]}x{size[0]} {self.pixel_format}")
+
+    def _open(self, context, clip: Clip, size: tuple[int, int], what: str) -> None:
         self.configure(context, clip, size)
         try:
             context.open()
@@ -124,8 +131,8 @@ class Encoding:
             if self._hardware:
                 reason = f"{reason}: it needs an NVIDIA GPU that encodes, and its driver"
             raise VideoError(
-                f"{self.codec} refuses {size[1]}x{size[0]} {self.pixel_format} with crf "
-                f"{self.crf} and preset {self.preset} ({reason})"
+                f"{self.codec} refuses {what} with crf {self.crf} and preset {self.preset} "
+                f"({reason})"
             ) from None
 
     def configure(self, context, clip: Clip, size: tuple[int, int]) -> None:
@@ -201,7 +208,11 @@ class Encoding:
         _, _, (best, worst) = _ENCODERS.get(self.codec, _ANY)
         if self.crf is not None and not best <= self.crf <= worst:
             raise VideoError(f"crf: {self.codec} takes {best} (best) to {worst}, got {self.crf:g}")
-        self.open(context, clip, (256, 256))
+        if self.codec in ("libx264", "libx265"):
+            if self.preset not in (*_X26X_PRESETS, *"0123456789"):
+                takes = ", ".join(_X26X_PRESETS)
+                raise VideoError(f"preset: {self.codec} takes {takes}, got {self.preset!r}")
+        self._open(context, clip, (256, 256), self.pixel_format)
 
 
 def _encoder(name: str):

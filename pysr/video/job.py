@@ -26,7 +26,7 @@ from pysr.upscaler import TILE, Upscaler, check_tile, usable_device
 from pysr.video import adapting, checks
 from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
-from pysr.video.cluster import make
+from pysr.video.cluster import load_ray, make
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.figures import ShotReport, report
@@ -52,6 +52,7 @@ class Progress:
         fps: of this run so far, 0 until a frame is done.
         eta: seconds until all frames are restored, None while that is not known.
         estimate: what was found out beforehand, when restoring begins.
+        kept: frames that are journalled, and that the same call would not make again.
     """
 
     stage: str
@@ -60,6 +61,7 @@ class Progress:
     fps: float = 0.0
     eta: float | None = None
     estimate: checks.Estimate | None = None
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ def upscale(
     check_tile(tile)
     if jobs < 1:
         raise VideoError(f"jobs: expected at least 1, got {jobs}")
+    if cluster is not None:
+        load_ray()
     if adapt is not None and cluster is not None:
         raise VideoError("adapt: not on a cluster; its models stay with this machine's journal")
     clock = _Clock(progress)
@@ -238,6 +242,7 @@ def upscale(
 
         def finished(segment: Segment, path: Path, facts: Facts) -> None:
             journal.finish(segment.index, path, asdict(facts))
+            clock.keep(len(segment))
 
         times = make(
             work,
@@ -312,11 +317,11 @@ class _Clock:
     def __init__(self, report: Callable[[Progress], None]):
         self._report = report
         self._lock = threading.Lock()
-        self._first = self._done = self._total = 0
+        self._first = self._done = self._kept = self._total = 0
         self._started = time.perf_counter()
 
     def stage(self, name: str) -> None:
-        self._report(Progress(name, self._done, self._total))
+        self._report(Progress(name, self._done, self._total, kept=self._kept))
 
     def counted(self, stage: str, items: Iterator[Item], total: int) -> Iterator[Item]:
         """The same items, each reported when the next is asked for."""
@@ -326,14 +331,20 @@ class _Clock:
 
     def restoring(self, done: int, total: int, expected: checks.Estimate | None) -> None:
         """Restoring begins, at frame `done`."""
-        self._first, self._done, self._total = done, done, total
+        self._first = self._done = self._kept = done
+        self._total = total
         self._started = time.perf_counter()
         eta = None if expected is None else expected.seconds * (total - done) / total
-        self._report(Progress("restoring", done, total, 0.0, eta, expected))
+        self._report(Progress("restoring", done, total, 0.0, eta, expected, done))
+
+    def keep(self, frames: int) -> None:
+        """So many frames more are journalled; told with the next that advances."""
+        with self._lock:
+            self._kept += frames
 
     def advance(self, frames: int) -> None:
         with self._lock:
             self._done += frames
             fps = (self._done - self._first) / (time.perf_counter() - self._started)
             eta = (self._total - self._done) / fps
-            self._report(Progress("restoring", self._done, self._total, fps, eta))
+            self._report(Progress("restoring", self._done, self._total, fps, eta, kept=self._kept))

@@ -23,14 +23,14 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pysr.files import flush, flush_all
+from pysr.files import flush, flush_all, written_whole
 from pysr.video.clip import VideoError
 
 _LOCK, _JOB, _WORK, _DONE = "lock", "job", "work-", "done"
@@ -44,12 +44,12 @@ class Journal:
         result: where the finished result lies until it is put in place.
     """
 
-    def __init__(self, folder: Path, work: Path, suffix: str):
-        self.folder, self.work, self._suffix = folder, work, suffix
+    def __init__(self, folder: Path, suffix: str):
+        self.folder, self._suffix = folder, suffix
+        self.work = folder / f"{_WORK}{secrets.token_hex(4)}"
         self.result = folder / "result"
         self.removed = False
         self._segments = folder / "segments"
-        self._segments.mkdir(exist_ok=True)
 
     @classmethod
     @contextlib.contextmanager
@@ -68,8 +68,8 @@ class Journal:
             suffix: of a segment's name.
             restart: forget what an earlier run has done.
         Raises:
-            VideoError: if another process works on this target, or what an earlier run has begun
-                there is another job.
+            VideoError: if another process works on this target, or what an earlier run has made
+                there is another job's.
             OSError: if the folder cannot be written.
         """
         folder = target.with_name(f".{target.name}.pysr")
@@ -79,18 +79,39 @@ class Journal:
             lock.acquire()
         except Timeout:
             raise VideoError(f"{target}: another process is working on it") from None
+        journal = cls(folder, suffix)
         try:
-            _begin(target, folder, identity, restart)
-            work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
-            journal = cls(folder, work, suffix)
-            try:
-                yield journal
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-                if not journal.removed and journal.empty:
-                    journal.remove()
+            journal._begin(target, identity, restart)
+            yield journal
         finally:
+            shutil.rmtree(journal.work, ignore_errors=True)
+            if not journal.removed and journal.empty:
+                journal.remove()
             lock.release()
+
+    def _begin(self, target: Path, identity: Mapping[str, object], restart: bool) -> None:
+        """Make the folder hold the job of that identity and no other."""
+        for work in self.folder.glob(f"{_WORK}*"):
+            shutil.rmtree(work, ignore_errors=True)
+        identity = json.loads(json.dumps(identity))  # as it will be read: tuples are lists
+        before = None if restart else self.noted(_JOB)
+        changed = [] if before is None else _changed(before, identity)
+        if changed and self._holds_work:
+            raise VideoError(
+                f"{target}: the job that is half done there was begun with another "
+                f"{', '.join(changed)}; run it as it was begun, or start over with --restart"
+            )
+        if changed or before is None:
+            _clear(self.folder)
+            self.note(_JOB, identity)
+        self._segments.mkdir(exist_ok=True)
+        self.work.mkdir()
+
+    @property
+    def _holds_work(self) -> bool:
+        """It took long to make, and another job must not throw it away."""
+        made = (self._segments, self.models, self.result)
+        return any(path.is_file() or any(path.glob("*")) for path in made)
 
     @property
     def models(self) -> Path:
@@ -167,28 +188,14 @@ def digest(files: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
-def _begin(target: Path, folder: Path, identity: Mapping[str, object], restart: bool) -> None:
-    """Make `folder` hold the job of that identity and no other."""
-    for work in folder.glob(f"{_WORK}*"):
-        shutil.rmtree(work, ignore_errors=True)
-    job = folder / f"{_JOB}.json"
-    identity = json.loads(json.dumps(identity))  # as it will be read: tuples are lists
-    before = None if restart else _read_json(job)
-    if before is None:
-        _clear(folder)
-        _write_json(job, identity)
-        return
+def _changed(before: Mapping[str, object], identity: Mapping[str, object]) -> list[str]:
+    """What makes one identity another, in words."""
     names = [*identity, *(name for name in before if name not in identity)]
-    changed = [
+    return [
         f"{name} ({_brief(before.get(name))}, now {_brief(identity.get(name))})"
         for name in names
         if before.get(name) != identity.get(name)
     ]
-    if changed:
-        raise VideoError(
-            f"{target}: the job that is half done there was begun with another "
-            f"{', '.join(changed)}; run it as it was begun, or start over with --restart"
-        )
 
 
 def _clear(folder: Path) -> None:
@@ -211,8 +218,5 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    flush(beside)
-    os.replace(beside, path)
-    flush(path.parent)
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(value, indent=1) + "\n")

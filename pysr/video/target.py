@@ -20,11 +20,9 @@ def place(target: Path) -> Path:
 
 
 def followed(target: Path) -> Path:
-    """The target that links lead to, in place of a link or of a pattern in a folder that is one:
-    what is renamed to a link replaces it, and may come from another disk."""
+    """The target by its absolute path, without links: what is renamed to a link replaces it, and
+    may come from another disk; and beside the current folder is not in it."""
     final = place(target)
-    if not final.is_symlink():
-        return target
     return final.resolve() if final == target else final.resolve() / target.name
 
 
@@ -32,6 +30,8 @@ def check_paths(source: Path, place: Path) -> None:
     """Raises VideoError where a result cannot be written, or would overwrite its source."""
     if place.exists() and not (place.is_file() or place.is_dir()):
         raise VideoError(f"{place}: expected a file, got a pipe or a device; it would be replaced")
+    if os.path.ismount(place):  # to which nothing can be renamed from beside it
+        raise VideoError(f"{place}: is a mount point: name a folder inside it")
     if not place.parent.is_dir():
         raise VideoError(f"{place}: no folder {place.parent}")
     if not os.access(place.parent, os.W_OK):
@@ -63,16 +63,29 @@ def put_together(
 
 
 def put_in_place(whole: Path, final: Path) -> None:
-    """Give a result, which lies on the same disk, its name; if it has it, nothing is to do.
+    """Give a result, which lies on the same disk, its name; if it has it, nothing is to do. A
+    folder that is there stays and takes the pictures in: it may be the current one of a shell.
 
-    Raises VideoError where it is under neither name.
+    Raises VideoError where it is under neither name, or a picture would be replaced.
     """
     if whole.exists():
-        if final.is_dir():
-            final.rmdir()  # an empty one; no other gets this far
-        os.replace(whole, final)
-        flush(final.parent)
+        if whole.is_dir() and final.is_dir():
+            _fill(final, whole)
+        else:
+            os.replace(whole, final)
+            flush(final.parent)
     elif not final.exists():
         raise VideoError(
             f"{final}: was finished, and has been taken away since; --restart makes it again"
         )
+
+
+def _fill(folder: Path, whole: Path) -> None:
+    pictures = sorted(whole.iterdir())  # those that an earlier run came to are not among them
+    for picture in pictures:
+        if (folder / picture.name).exists():
+            raise VideoError(f"{folder}: {picture.name} has come there since; it would be replaced")
+    for picture in pictures:
+        os.replace(picture, folder / picture.name)
+    flush(folder)
+    whole.rmdir()

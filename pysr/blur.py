@@ -38,11 +38,21 @@ SETTING2_SIZE = {1: 11, 2: 11, 3: 15, 4: 21}
 Seed = torch.Generator | int | None
 
 
-def as_generator(seed: Seed) -> torch.Generator | None:
-    """A generator from a seed; a generator (or None) passes through unchanged."""
+def as_generator(seed: Seed, device: torch.device | str = "cpu") -> torch.Generator | None:
+    """A generator on `device` from a seed; a generator (or None) passes through unchanged.
+
+    Raises ValueError as `check_seed`.
+    """
     if isinstance(seed, int):
-        return torch.Generator().manual_seed(seed)
+        check_seed(seed)
+        return torch.Generator(device).manual_seed(seed)
     return seed
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that torch's generators do not take."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed: expected an integer of at most 64 bits, got {seed}")
 
 
 def isotropic(sigma: float | Sequence[float] | Tensor, size: int = 21) -> Tensor:
@@ -280,10 +290,14 @@ def check_kernel(kernel: Tensor, name: str = "kernel", tolerance: float = 0.05) 
     """A copy of a user's kernel as (k, k) float32 summing to 1.
 
     Raises ValueError unless it is square, two-dimensional, of at most 64x64 taps, finite, and sums
-    to 1 within `tolerance`.
+    to 1 within `tolerance`; TypeError for what is no array of numbers.
     """
     if not torch.is_tensor(kernel):
-        kernel = torch.from_numpy(np.array(kernel, np.float32))
+        try:
+            kernel = torch.from_numpy(np.array(kernel, np.float32))
+        except (TypeError, ValueError):
+            kind = type(kernel).__name__
+            raise TypeError(f"{name}: expected a (k, k) tensor or array, got {kind}") from None
     kernel = kernel.detach().to(torch.float32, copy=True)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.numel() == 0:
         raise ValueError(f"{name}: expected a square (k, k) array, got shape {tuple(kernel.shape)}")

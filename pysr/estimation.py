@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,12 +50,6 @@ class Estimation:
 
     def given(self, kernel) -> Estimate:
         """A known kernel (k, k), a tensor or an array. Raises as `Upscaler` does."""
-        if not torch.is_tensor(kernel):
-            try:
-                kernel = np.asarray(kernel, np.float32)
-            except (TypeError, ValueError):
-                kind = type(kernel).__name__
-                raise TypeError(f"kernel: expected a (k, k) tensor or array, got {kind}") from None
         return Estimate(blur.check_kernel(kernel), None, 1.0)
 
     def on(self, crops: list[Crop]) -> Estimate:

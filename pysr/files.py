@@ -52,13 +52,15 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def is_writable(path: str | Path) -> bool:
-    """Whether `written_whole` may: write into a pipe, or replace a file in its folder."""
+    """Whether `written_whole` may: write into a pipe, or replace a file, but no folder, in its
+    folder."""
     path = Path(path)
-    return os.access(path if _is_stream(path) else path.resolve().parent, os.W_OK)
+    place = path if _is_stream(path) else path.resolve().parent
+    return not path.is_dir() and os.access(place, os.W_OK)
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write a report; see `as_json` and `written_whole`."""
+    """Write a report; see `json_text` and `written_whole`."""
     with written_whole(path) as beside:
         beside.write_text(json_text(content, indent=2) + "\n")
 

@@ -184,7 +184,7 @@ def check_writable(path: str | Path, picture: Picture | None = None, scale: int 
         raise PictureError(f"{path}: expected a name ending in {', '.join(READABLE)}")
     if not path.parent.is_dir():
         raise PictureError(f"{path}: no folder {path.parent}")
-    if path.is_dir() or not is_writable(path):
+    if not is_writable(path):
         raise PictureError(f"{path}: cannot be written")
     if picture is not None:
         if picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4 and suffix not in _HOLDS_ALPHA:
@@ -207,13 +207,14 @@ def write(path: str | Path, picture: Picture) -> None:
     """
     path = check_writable(path, picture)
     # In memory: libtiff, which would write the file itself, does not say why it could not.
-    encoded = _encoded(path, picture)
+    content = encoded(path, picture)
     with written_whole(path) as beside:
-        beside.write_bytes(encoded)
+        beside.write_bytes(content)
 
 
-def _encoded(path: Path, picture: Picture) -> memoryview:
-    """The content of a picture's file."""
+def encoded(path: Path, picture: Picture) -> memoryview:
+    """The content of a picture's file; its name says the format. Raises PictureError where OpenCV
+    cannot encode it."""
     if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
         return _encoded_sixteen_bit(path, picture)
     suffix = path.suffix.lower()

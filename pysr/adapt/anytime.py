@@ -123,9 +123,9 @@ class Anytime:
             reason = "interrupted"
         except _Diverged as error:
             reason = f"diverged: {error}"
+        judges = {self.degradation, self.best.degradation}  # one, where nothing of it learns
         rolled_back = not all(
-            self._scored(self.best, judge) > self._scored(self.start, judge)
-            for judge in (self.degradation, self.best.degradation)
+            self._scored(self.best, judge) > self._scored(self.start, judge) for judge in judges
         )
         kept = self.start if rolled_back else self.best
         self.learner.model.load_state_dict(kept.weights)

@@ -19,7 +19,7 @@ from pysr.cli import one_line
 from pysr.cli.options import kernel
 from pysr.cli.video import inputs_and_outputs, is_video
 from pysr.degrade import classical
-from pysr.degrade.classical import DOWNSAMPLERS, NOISES, check_seed
+from pysr.degrade.classical import DOWNSAMPLERS, NOISES
 from pysr.degrade.dataset import MANIFEST, write_pairs
 from pysr.degrade.learned import PAIR_NOISE
 from pysr.upscaler import usable_device
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    check_seed(options.seed)
+    blur.check_seed(options.seed)
     if options.noise is not None and not math.isfinite(options.noise):
         raise ValueError(f"noise: expected a finite deviation, got {options.noise}")
     if options.model is None:

@@ -89,7 +89,7 @@ def upscaler(options: argparse.Namespace) -> Upscaler:
 def check_writable(**reports: str | None) -> None:
     """Refuse, before the work, files named by options that could not be written after it."""
     for name, path in reports.items():
-        if path is not None and (Path(path).is_dir() or not is_writable(path)):
+        if path is not None and not is_writable(path):
             raise ValueError(f"--{name}: {path} cannot be written")
 
 

@@ -61,9 +61,7 @@ def classical(
             f"noise: expected finite deviations of at least 0, got {unusable[0].item():.4g}"
         )
     if bool((noise > 0).any()):
-        if isinstance(generator, int):
-            check_seed(generator)
-            generator = torch.Generator(lr.device).manual_seed(generator)
+        generator = blur.as_generator(generator, lr.device)
         grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
         grain = grain * noise.reshape(-1, 1, 1, 1)
         lr = lr + (grain * lr if noise_kind == "speckle" else grain)
@@ -177,9 +175,3 @@ def check_choice(name: str, value, choices) -> None:
     """Raises ValueError, naming what was expected, for a value outside `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-
-
-def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that torch's generators do not take."""
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed: expected an integer of at most 64 bits, got {seed}")

@@ -108,8 +108,7 @@ class LearnedDegradation:
             lr = imresize(hr, 1 / self.scale)
             lr = torch.cat((with_luma(lr[:, :3], network(y)), lr[:, 3:]), 1)
         if self.noise:
-            if isinstance(generator, int):
-                generator = torch.Generator(lr.device).manual_seed(generator)
+            generator = blur.as_generator(generator, lr.device)
             colours = lr[:, :3]
             colours += self.noise * torch.randn(
                 colours.shape, generator=generator, dtype=lr.dtype, device=lr.device

@@ -144,7 +144,9 @@ class Folder:
 
     def write(self, samples: tuple[Tensor, ...], pts: int) -> None:
         picture = pictures.Picture(np.ascontiguousarray(samples[0].numpy()))
-        pictures.write(self._beside / f"{self._written:08d}.png", picture)
+        path = self._beside / f"{self._written:08d}.png"
+        # Not whole by itself: the folder is, and is flushed once.
+        path.write_bytes(pictures.encoded(path, picture))
         self._written += 1
 
 

@@ -43,6 +43,18 @@ def test_python_dash_m_is_the_command():
     assert done.stdout == f"pysr {pysr.__version__}\n"
 
 
+def test_an_unknown_instruction_set_is_refused_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "pysr", "doctor"],
+        env=os.environ | {"PYSR_ISA": "avx-2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "PYSR_ISA: expected baseline, avx2, avx512 or amx, got avx-2" in done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:

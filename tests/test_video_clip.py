@@ -185,6 +185,10 @@ def _two_sizes(path):
                 container.mux(packet)
 
 
+def _b_frames(path):
+    draw_clip(path, options={"bf": "2"})
+
+
 @pytest.mark.parametrize(
     "name, make, words",
     [
@@ -195,6 +199,7 @@ def _two_sizes(path):
         ("a.mp4", _no_frames, "expected a video stream, the file has none"),
         ("a.mkv", _no_frames, "not readable as video: End of file"),
         ("a.mp4", _interlaced, "interlaced; deinterlace it first"),
+        ("a.avi", _b_frames, "AVI keeps no display times of B-frames; re-encode it"),
         ("a.mp4", _cut_with_index, "truncated"),
         ("a.mp4", _cut_without_index, "truncated"),
         ("a.mkv", _cut_matroska, "truncated: the header states"),

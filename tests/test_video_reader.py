@@ -1,5 +1,7 @@
 """Frames: exactly those asked for, whole, from wherever decoding can start."""
 
+from fractions import Fraction as F
+
 import pytest
 import torch
 from video_clips import REAL, draw_clip, number, uneven
@@ -37,6 +39,18 @@ def _all_alike(clip, spans):
 def test_any_part_equals_a_straight_decode(tmp_path, coding, suffix):
     clip = probe(draw_clip(tmp_path / f"a{suffix}", **CODINGS[coding]))
     frames = _all_alike(clip, [(0, 1), (7, 9), (8, 8), (13, 25), (16, 17), (39, 40)])
+    drawn = [number(to_rgb(f.planes, clip.colour, clip.depth)) for f in frames]
+    assert drawn == list(range(40))
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [{"codec": "mpeg4", "options": {"bf": "2", "g": "8"}}, {"options": {"bf": "0", "g": "8"}}],
+    ids=["mpeg4 with B-frames", "h264 without"],
+)
+def test_any_part_of_an_avi_equals_a_straight_decode(tmp_path, coding):
+    clip = probe(draw_clip(tmp_path / "a.avi", 40, time_base=F(1, 25), **coding))
+    frames = _all_alike(clip, [(0, 1), (7, 9), (13, 25), (39, 40)])
     drawn = [number(to_rgb(f.planes, clip.colour, clip.depth)) for f in frames]
     assert drawn == list(range(40))
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #ifdef PYSR_AMX
 #include <sys/syscall.h>
@@ -44,12 +46,13 @@ Isa supported_isa() {
 
 Isa isa() {
   static const Isa chosen = [] {
-    Isa best = supported_isa();
     const char* wish = std::getenv("PYSR_ISA");
-    for (Isa each : {Isa::baseline, Isa::avx2, Isa::avx512}) {
-      if (wish != nullptr && std::strcmp(wish, name(each)) == 0) best = std::min(best, each);
+    if (wish == nullptr || *wish == '\0') return supported_isa();
+    for (Isa each : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::amx}) {
+      if (std::strcmp(wish, name(each)) == 0) return std::min(supported_isa(), each);
     }
-    return best;
+    throw std::invalid_argument("PYSR_ISA: expected baseline, avx2, avx512 or amx, got " +
+                                std::string(wish));
   }();
   return chosen;
 }

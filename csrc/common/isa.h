@@ -2,7 +2,8 @@
 //
 // The loops are compiled once per instruction set and chosen at run time, so that one binary serves
 // every x86-64 machine. The environment variable PYSR_ISA (baseline, avx2, avx512, amx) lowers the
-// choice. With amx the loops are those of avx512, and what can works on matrix tiles in bfloat16.
+// choice; another value is an error. With amx the loops are those of avx512, and what can works on
+// matrix tiles in bfloat16.
 #pragma once
 
 namespace pysr {

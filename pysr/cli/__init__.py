@@ -54,18 +54,19 @@ def _run(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"pysr {pysr.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
-        sentence = summary[0].upper() + summary[1:] + "."
-        command = commands.add_parser(name, help=summary, description=sentence)
-        if name == (arguments[0] if arguments else None):
-            import_module(f"pysr.cli.{name}").add_arguments(command)
+    asked = arguments[0] if arguments else None
     try:
+        for name, summary in COMMANDS.items():
+            sentence = summary[0].upper() + summary[1:] + "."
+            command = commands.add_parser(name, help=summary, description=sentence)
+            if name == asked:
+                import_module(f"pysr.cli.{name}").add_arguments(command)
         options = parser.parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(
-                f"pysr {options.command}: warning: {one_line(message)}", file=sys.stderr
+                f"pysr {asked}: warning: {one_line(message)}", file=sys.stderr
             )
-            return import_module(f"pysr.cli.{options.command}").run(options) or 0
+            return import_module(f"pysr.cli.{asked}").run(options) or 0
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,13 +74,13 @@ def _run(arguments: list[str]) -> int:
     except (CommandError, ValueError, TypeError, OSError) as error:
         if "PYSR_DEBUG" in os.environ:
             raise
-        print(f"pysr {options.command}: {one_line(error)}", file=sys.stderr)
+        print(f"pysr {asked}: {one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         if "PYSR_DEBUG" in os.environ:
             raise
         print(
-            f"pysr {options.command}: {type(error).__name__}: {one_line(error)} "
+            f"pysr {asked}: {type(error).__name__}: {one_line(error)} "
             "(set PYSR_DEBUG=1 for the details)",
             file=sys.stderr,
         )

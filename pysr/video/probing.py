@@ -21,6 +21,8 @@ from pysr.video.planes import layout
 _SLACK_SECONDS = 0.25
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown or progressive
 _RGB, _UNSPECIFIED, _FULL = 0, 2, 2  # matrices and a range (ITU-T H.273)
+# What AVI cannot tell the display times of, where frames are kept in another order.
+_REORDERED_IN_AVI = ("h264", "hevc")
 _VP9_ALPHA = "alpha_mode"  # the tag of transparency, which FFmpeg's own decoder does not show
 
 
@@ -87,6 +89,12 @@ def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
         raise VideoError(f"{path}: stream {stream.index} holds no frame that can be decoded")
     if stream.codec_context.field_order not in _PROGRESSIVE or frame.interlaced_frame:
         raise _interlaced(path)
+    codec = stream.codec_context
+    if container.format.name == "avi" and codec.name in _REORDERED_IN_AVI and codec.has_b_frames:
+        raise VideoError(
+            f"{path}: AVI keeps no display times of B-frames; re-encode it without loss first: "
+            "ffmpeg -i IN -map 0 -c:v ffv1 -c:a copy OUT.mkv"
+        )
     pixel_format = frame.format.name
     format_ = layout(pixel_format)
     # As FFmpeg reads grey that does not say so.

@@ -3,6 +3,7 @@
     python bench/quality.py loop --data DIR [--model dan-lite-x2] [--limit N] [--json FILE]
     python bench/quality.py precision --data DIR [--model dan-lite-x4] [--limit N] [--json FILE]
     python bench/quality.py told --data DIR [--model dan-x4] [--limit N] [--json FILE]
+    python bench/quality.py clean --data DIR [--model dan-x4] [--limit N] [--json FILE]
 
 loop: estimating on crops and restoring once, beside the published full-size loop, and pysr's exact
 loop beside both, on three of gaussian8's blurs a picture. Only pictures of more than about 51000 LR
@@ -14,6 +15,9 @@ one of gaussian8's blurs a picture, by turns.
 
 told: the true kernel given, beside the one that is estimated, on three of gaussian8's blurs a
 picture: what a better Estimator could still gain.
+
+clean: what bicubic downsampling alone made small, beside interpolation: no picture may come out
+below it.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from torch import Tensor
 import pysr
 from pysr import engines, nets, pictures
 from pysr.arrays import unpack
-from pysr.degrade import to_8bit
+from pysr.degrade import imresize, to_8bit
 from pysr.evaluate import Case, cases, psnr
 from pysr.tiling import ESTIMATE_CROP, ESTIMATE_CROPS
 
@@ -97,7 +101,15 @@ def told(model: str) -> dict[str, Method]:
     }
 
 
-METHODS = {"loop": loops, "precision": precisions, "told": told}
+def clean(model: str) -> dict[str, Method]:
+    upscaler = pysr.load(model, device="cpu")
+    return {
+        "interpolation": lambda case: to_8bit(imresize(case.lr, upscaler.scale)),
+        "pysr": lambda case: upscaler(case.lr).image,
+    }
+
+
+METHODS = {"loop": loops, "precision": precisions, "told": told, "clean": clean}
 
 
 def given(options: argparse.Namespace, scale: int) -> Iterator[tuple[str, Case]]:
@@ -107,7 +119,7 @@ def given(options: argparse.Namespace, scale: int) -> Iterator[tuple[str, Case]]
         large = hr.shape[-2] * hr.shape[-1] >= scale**2 * ESTIMATE_CROPS * ESTIMATE_CROP**2
         if options.what == "loop" and not large:
             continue
-        made = list(cases("gaussian8", scale, hr))
+        made = list(cases("bicubic" if options.what == "clean" else "gaussian8", scale, hr))
         for case in [made[index % len(made)]] if options.what == "precision" else made[::3]:
             yield path.name, case
 
@@ -121,6 +133,7 @@ def write_summary(options: argparse.Namespace, names: list[str], rows: list[list
             "psnr": round(sum(column) / len(column), 4),
             "mean_loss": round(sum(losses) / len(losses), 4),
             "largest_loss_of_a_case": round(max(losses), 4),
+            "largest_gain_of_a_case": round(-min(losses), 4),
         }
     content = {
         **made_by(),

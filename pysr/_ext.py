@@ -1,6 +1,6 @@
 """The only importer of pysr._C, the compiled kernels.
 
-Importing pysr never fails for want of them: operators fall back to their plain torch references,
+Importing pysr does not fail for want of them: operators fall back to their plain torch references,
 and what cannot do so calls `require`, which explains. `report` is what ``pysr doctor`` shows.
 """
 
@@ -33,7 +33,7 @@ DEVICES = frozenset(
 # The largest side of a kernel that pictures are blurred with.
 MOST_TAPS = 64
 
-# The CPU instruction set in use, None without kernels; a constant for the same reason.
+# The CPU instruction set in use, None without kernels.
 ISA: str | None = None if _C is None else _C.isa()
 
 # Types that the kernels take, with the numbers that csrc/common/dtype.h gives them.
@@ -104,7 +104,7 @@ def _obstacle_of(index: int) -> str:
 
 
 def release_memory() -> None:
-    """Free what the CPU kernels keep for the calling thread's next call."""
+    """Free what the CPU kernels keep for the next calls of all threads."""
     if _C is not None:
         _C.release_memory()
 

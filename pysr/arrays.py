@@ -144,8 +144,11 @@ def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
         raise TypeError("image: expected an array without a mask, got a numpy masked array")
     if isinstance(image, np.ndarray):
         flags, strides = image.flags, image.strides
-        # torch takes neither of the first two, and warns of the third: Pillow's pictures are so.
-        if not image.dtype.isnative or min(strides, default=0) < 0 or not flags.writeable:
+        # torch takes none of the first three (the third are views of structured arrays), and warns
+        # of the fourth: Pillow's pictures are so.
+        apart = any(stride % max(image.itemsize, 1) for stride in strides)
+        backward = min(strides, default=0) < 0
+        if not image.dtype.isnative or backward or apart or not flags.writeable:
             image = np.array(image, dtype=image.dtype.newbyteorder("="), order="C")
         try:
             return torch.from_numpy(image), lambda t: t.cpu().numpy()

@@ -12,7 +12,9 @@ an integer seed, or None for torch's global generator. Widths are standard devia
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +55,13 @@ def check_seed(seed: int) -> None:
     """Raises ValueError for a seed that torch's generators do not take."""
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed: expected an integer of at most 64 bits, got {seed}")
+
+
+def named_seed(seed: int, name: str) -> int:
+    """A seed for each of many things that share one, drawn from it and the thing's name: what else
+    is there, and in what order, does not matter."""
+    drawn = hashlib.sha256(os.fsencode(f"{seed} {name}")).digest()
+    return int.from_bytes(drawn[:7], "big")
 
 
 def isotropic(sigma: float | Sequence[float] | Tensor, size: int = 21) -> Tensor:
@@ -207,26 +216,43 @@ def mixture_gaussians(k: int = 16, factor: float | Sequence[float] | Tensor = 1.
 
 
 def load_mat(path: str | Path) -> Tensor:
-    """Kernels from a MATLAB file of the published form: a 1 x N cell array named `kernels`.
+    """Kernels from a MATLAB file of the published form: a 1 x N cell array named `kernels`; or a
+    matrix of that name, which is one kernel.
 
     The 12 kernels of onsr.txt's non-blind table (4 isotropic, 4 anisotropic, 4 motion, 25x25) come
     so, and other kernel sets too. They are for convolution, and are turned by 180 degrees here,
     where kernels are applied unflipped. Returns (N, k, k) float32, each normalised.
-    Raises ValueError when the file has no such array or the kernels differ in size.
+    Raises ValueError, naming the file, when it is none of MATLAB's (before version 7.3, which is
+    HDF5), has no such array, or its kernels are not square, finite, of one size and a sum above 0.
     """
     from scipy.io import loadmat
 
-    content = loadmat(path)
+    try:
+        content = loadmat(path)
+    except OSError:
+        raise
+    except Exception as error:  # scipy meets damage in many ways
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable MATLAB file ({reason})") from None
     if "kernels" not in content:
         names = sorted(k for k in content if not k.startswith("__"))
         raise ValueError(f"{path}: expected an array named 'kernels', found {names}")
-    cells = content["kernels"]
-    kernels = list(cells.ravel()) if cells.dtype == object else list(cells)
-    sizes = {k.shape for k in kernels}
+    cells = np.asarray(content["kernels"])
+    kernels = [np.asarray(cell) for cell in cells.ravel()] if cells.dtype == object else [cells]
+    for kernel in kernels:
+        shape = kernel.shape
+        if len(shape) != 2 or shape[0] != shape[1] or kernel.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{path}: expected square kernels of numbers, found {kernel.dtype} of shape {shape}"
+            )
+        total = kernel.astype(float).sum()
+        if not 0 < total < math.inf:
+            raise ValueError(f"{path}: expected finite kernels of a sum above 0, found {total:.4g}")
+    sizes = {kernel.shape for kernel in kernels}
     if len(sizes) != 1:
         raise ValueError(f"{path}: expected kernels of one size, found {sorted(sizes)}")
-    turned = [torch.from_numpy(k[::-1, ::-1].astype("float32")) for k in kernels]
-    return normalise(torch.stack(turned))
+    turned = [torch.from_numpy(kernel[::-1, ::-1].astype(float)) for kernel in kernels]
+    return normalise(torch.stack(turned)).float()
 
 
 def dirac(size: int = 21) -> Tensor:

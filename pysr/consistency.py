@@ -16,13 +16,12 @@ from pysr.resize import imresize
 from pysr.tiling import Crop, inside
 
 
-def consistency(
-    lr: Tensor, out: Tensor, crops: Sequence[Crop], kernel: Tensor | None, scale: int
-) -> float:
-    """PSNR in dB between lr and `out` degraded again, on crops of lr; identical gives infinity.
+def consistency(out: Tensor, crops: Sequence[Crop], kernel: Tensor | None, scale: int) -> float:
+    """PSNR in dB between a picture and its restoration degraded again, on crops of the picture;
+    identical gives infinity.
 
     Args:
-        lr: (1, 3, H, W) in [0, 1]. crops: of it.
+        crops: of the picture (1, 3, H, W) in [0, 1].
         out: (1, C, s*H, s*W), of any dtype that pictures have; grey (C = 1), RGB or with alpha.
         kernel: (k, k), the blur before bicubic downsampling; None for none.
     """

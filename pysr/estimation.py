@@ -50,7 +50,7 @@ class Estimation:
 
     def given(self, kernel) -> Estimate:
         """A known kernel (k, k), a tensor or an array. Raises as `Upscaler` does."""
-        return Estimate(blur.check_kernel(kernel), None, 1.0)
+        return Estimate(blur.check_kernel(kernel).cpu(), None, 1.0)
 
     def on(self, crops: list[Crop]) -> Estimate:
         """The blur of one picture, from crops of it."""

@@ -24,7 +24,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     A link stays one, what it leads to is replaced; to what is no file, such as a pipe or /dev/null,
     the content is written.
 
-    Raises OSError, one line naming `path`, when the file system refuses.
+    Raises OSError, one line naming `path`, when the file system refuses; what is said of another
+    file on the way stays as it is.
     """
     path = Path(path)
     if _is_stream(path):
@@ -33,7 +34,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             path.write_bytes(Path(folder, path.name).read_bytes())
         return
     path = path.resolve() if path.is_symlink() else path
-    beside = path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
+    # Without its stem: a file system that takes just this name takes none that is longer.
+    beside = path.parent / f".{secrets.token_hex(8)}{path.suffix}"
     try:
         beside.touch(exist_ok=False)
         mode = beside.stat().st_mode
@@ -46,7 +48,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(beside, path)
         flush(path.parent)
     except OSError as error:
-        raise _refused(path, error) from None
+        raise _refused(path, error, beside) from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -88,15 +90,18 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
     appear in `folder`, which is made if it is missing, in place of files of the same names; on
     failure nothing of them remains.
 
+    A link stays one, what it leads to is filled.
+
     Raises OSError, one line naming `folder`, when the file system refuses or `folder` is a mount
-    point.
+    point; what is said of another file on the way stays as it is.
     """
     folder = Path(folder)
     if os.path.ismount(folder.resolve()):  # to which nothing can be renamed from beside it
         raise OSError(f"{folder}: is a mount point: name a folder inside it")
+    folder = folder.resolve() if folder.is_symlink() else folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+        beside = folder.parent / f".{secrets.token_hex(8)}"
         beside.mkdir()
     except OSError as error:
         raise _refused(folder, error) from None
@@ -113,7 +118,7 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
             flush(folder)
         flush(folder.parent)
     except OSError as error:
-        raise _refused(folder, error) from None
+        raise _refused(folder, error, beside) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -134,8 +139,17 @@ def flush_all(path: Path) -> None:
         flush(each)
 
 
-def _refused(path: Path, error: OSError) -> OSError:
-    return OSError(f"{path}: cannot be written ({error.strerror or error})")
+class _Refused(OSError):
+    """Names its file already."""
+
+
+def _refused(path: Path, error: OSError, beside: Path | None = None) -> OSError:
+    """What to raise for a target, whose content was written to `beside`."""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    elsewhere = beside is not None and named is not None and str(beside) not in named
+    if elsewhere or isinstance(error, _Refused):
+        return error
+    return _Refused(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:

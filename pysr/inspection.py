@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pysr import arrays, blur
@@ -65,15 +66,16 @@ def estimate_noise(rgb: Tensor) -> float:
     """Standard deviation of white noise in (N, 3, H, W), in the picture's units.
 
     The median absolute value of the finest diagonal wavelet detail (Haar), over 0.6745 (Donoho and
-    Johnstone 1994): edges are few there, noise is everywhere. 0 for pictures of a single row or
-    column.
+    Johnstone 1994): edges are few there, noise is everywhere. What is black or white throughout,
+    as bars are, is left out: clipping has taken its noise. 0 where nothing is left, and for
+    pictures of a single row or column.
     """
     h, w = (n - n % 2 for n in rgb.shape[-2:])
-    if h == 0 or w == 0:
-        return 0.0
     x = rgb[..., :h, :w]
-    detail = x[..., ::2, ::2] - x[..., 1::2, ::2] - x[..., ::2, 1::2] + x[..., 1::2, 1::2]
-    return float((detail / 2).abs().median()) / 0.6745
+    cells = torch.stack([x[..., dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)])
+    clipped = (cells == 0).all(0) | (cells == 1).all(0)
+    a, b, c, d = cells[:, ~clipped]
+    return float(((a - b - c + d) / 2).abs().median()) / 0.6745 if len(a) else 0.0
 
 
 def _words(width: float, noise: float, confidence: float, clean: bool) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from pysr import arrays
+from pysr import arrays, pictures
 from pysr.inspection import Inspection
 
 _STYLE = """
@@ -34,10 +34,8 @@ table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-
 
 def picture_uri(pixels: np.ndarray) -> str:
     """A (H, W), (H, W, 3) or (H, W, 4) uint8 or uint16 picture as a PNG data URI."""
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
+    Image.fromarray(pictures.eight_bit(pixels)).save(buffer, "png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -6,18 +6,23 @@ those pixels pass through OpenCV.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    EXTRASAMPLES,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+)
 
 from pysr.files import is_writable, written_whole
 
@@ -72,16 +77,18 @@ def read(path: str | Path) -> Picture:
 
     Raises:
         PictureError: missing, empty, truncated, not a picture, animated, of another colour model,
-            or of more than MAX_PIXELS pixels.
+            16-bit colour in planes, or of more than MAX_PIXELS pixels.
     """
     path = Path(path)
+    if path.is_dir():
+        raise PictureError(f"{path}: expected a file, this is a folder")
     if not path.is_file():
         raise PictureError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise PictureError(f"{path}: the file is empty")
     try:
         # By its name Pillow 13 maps a file into memory, and scrambles a TIFF that is to be turned.
-        with _pillow_limit.lifted(), path.open("rb") as file, Image.open(file) as image:
+        with _no_pillow_limit, path.open("rb") as file, Image.open(file) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(
@@ -99,21 +106,45 @@ def read(path: str | Path) -> Picture:
         raise PictureError(f"{path}: not a readable picture ({reason})") from None
 
 
+def eight_bit(pixels: np.ndarray) -> np.ndarray:
+    """The nearest uint8 levels of `Picture.pixels`."""
+    if pixels.dtype != np.uint16:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def eight_bit_rgb(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of `Picture.pixels`, without their transparency."""
+    pixels = eight_bit(pixels)
+    return np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels[..., :3]
+
+
 def _decode(path: Path, image: Image.Image) -> Picture:
-    deep = _holds_sixteen_bit(path, image)
+    depth, tags = _depth(path, image), image.tag_v2 if image.format == "TIFF" else {}
+    deep_colour = depth == 16 and image.mode in ("RGB", "RGBA")
+    if deep_colour and tags.get(PLANAR_CONFIGURATION) == 2:  # OpenCV would leave its memory unset
+        raise PictureError(
+            f"{path}: 16-bit colour is not read from planes stored apart; save it interleaved"
+        )
     # Raises on truncated data, which OpenCV would pad without a word; turns a TIFF upright.
     image.load()
     icc, transparent = image.info.get("icc_profile"), image.info.get("transparency")
     exif, orientation = _exif(path, image)
     if image.mode.startswith("I;16"):
         pixels = np.array(image).astype(np.uint16)
+        if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white
+            pixels = 65535 - pixels
         if transparent is not None:
             pixels = _with_alpha(np.stack([pixels] * 3, -1), [transparent] * 3)
-    elif deep and image.mode in ("RGB", "RGBA"):
-        pixels = _sixteen_bit(path)
-        if transparent is not None and pixels.shape[2] == 3:
+    elif deep_colour:
+        pixels = _sixteen_bit(path)[..., : len(image.mode)]  # a fourth sample may be no alpha
+        if tags.get(EXTRASAMPLES) == (1,):
+            pixels = _unmultiplied(pixels)
+        if transparent is not None:
             pixels = _with_alpha(pixels, transparent)
     elif image.mode in ("LA", "PA", "La", "RGBa") or transparent is not None:
+        if image.mode == "L" and depth < 8:  # Pillow widens the levels, but not this one of them
+            image.info["transparency"] = transparent * 255 // (2**depth - 1)
         pixels = np.array(image.convert("RGBA"))
     elif image.mode in ("1", "P"):
         pixels = np.array(image.convert("L" if image.mode == "1" else "RGB"))
@@ -121,18 +152,21 @@ def _decode(path: Path, image: Image.Image) -> Picture:
         pixels = np.array(image)
     else:
         raise PictureError(f"{path}: expected grey, RGB or RGBA, got {image.mode}")
+    if icc and pixels.ndim == 3 and icc[16:20] == b"GRAY":
+        icc = None  # of grey that has become RGB
     return Picture(_upright(pixels, orientation), icc, exif)
 
 
 def _exif(path: Path, image: Image.Image) -> tuple[bytes | None, int]:
     """The EXIF block without what is only true of this file, and the orientation."""
-    exif = image.getexif()
-    orientation = exif.pop(_ORIENTATION, 1)
-    for tag in _STRUCTURE & set(exif):
-        del exif[tag]
+    orientation = 1
     try:
+        exif = image.getexif()
+        orientation = exif.pop(_ORIENTATION, 1)
+        for tag in _STRUCTURE & set(exif):
+            del exif[tag]
         return (exif.tobytes() if len(exif) else None), orientation
-    except Exception as error:  # tags of types that they cannot have
+    except Exception as error:  # what is no EXIF, or tags of types that they cannot have
         warnings.warn(f"{path}: its EXIF is left out, it is damaged ({error})", stacklevel=2)
         return None, orientation
 
@@ -143,17 +177,25 @@ def _with_alpha(rgb: np.ndarray, transparent: Sequence[int]) -> np.ndarray:
     return np.concatenate([rgb, opaque * rgb.dtype.type(65535)], -1)
 
 
-def _holds_sixteen_bit(path: Path, image: Image.Image) -> bool:
+def _unmultiplied(rgba: np.ndarray) -> np.ndarray:
+    """16-bit RGBA of one whose colours were multiplied by its alpha; rounded down, as Pillow does
+    in 8 bits."""
+    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    rgb = np.minimum(rgb, alpha).astype(np.uint32) * 65535 // np.maximum(alpha, 1)
+    return np.concatenate([rgb.astype(np.uint16), alpha], -1)
+
+
+def _depth(path: Path, image: Image.Image) -> int:
+    """Bits of a sample in a PNG or TIFF file; 8 for other formats."""
     if image.format == "PNG":
         with path.open("rb") as file:
-            return file.read(25)[24] == 16  # the bit depth in the header chunk
-    bits_per_sample = 258
-    return image.format == "TIFF" and max(image.tag_v2.get(bits_per_sample, (8,))) == 16
+            return file.read(25)[24]  # in the header chunk
+    return max(image.tag_v2.get(BITSPERSAMPLE, (8,))) if image.format == "TIFF" else 8
 
 
 def _sixteen_bit(path: Path) -> np.ndarray:
     """Pixels of 16-bit colour, in RGB order."""
-    with _quiet_opencv():
+    with _quiet_opencv:
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
         raise PictureError(f"{path}: 16-bit colour that OpenCV does not read")
@@ -186,18 +228,23 @@ def check_writable(path: str | Path, picture: Picture | None = None, scale: int 
         raise PictureError(f"{path}: no folder {path.parent}")
     if not is_writable(path):
         raise PictureError(f"{path}: cannot be written")
-    if picture is not None:
-        if picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4 and suffix not in _HOLDS_ALPHA:
-            raise PictureError(f"{path}: this format has no transparency; use a .png name")
-        if picture.pixels.dtype == np.uint16 and suffix != ".png":
-            raise PictureError(f"{path}: 16-bit pictures are written as .png; use a .png name")
-        side, most = scale * max(picture.pixels.shape[:2]), _LARGEST.get(suffix, math.inf)
-        if side > most:
-            raise PictureError(
-                f"{path}: this format holds at most {most} pixels a side, the result has {side}; "
-                "use a .png name"
-            )
+    reason = None if picture is None else misfit(path, picture, scale)
+    if reason is not None:
+        raise PictureError(f"{path}: {reason}; use a .png name")
     return path
+
+
+def misfit(path: Path, picture: Picture, scale: int = 1) -> str | None:
+    """Why the format of a name cannot hold a picture of `scale` times the size, or None."""
+    suffix = path.suffix.lower()
+    if picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4 and suffix not in _HOLDS_ALPHA:
+        return "this format has no transparency"
+    if picture.pixels.dtype == np.uint16 and suffix != ".png":
+        return "16-bit pictures are written as .png"
+    side, most = scale * max(picture.pixels.shape[:2]), _LARGEST.get(suffix, math.inf)
+    if side > most:
+        return f"this format holds at most {most} pixels a side, the result has {side}"
+    return None
 
 
 def write(path: str | Path, picture: Picture) -> None:
@@ -213,11 +260,24 @@ def write(path: str | Path, picture: Picture) -> None:
 
 
 def encoded(path: Path, picture: Picture) -> memoryview:
-    """The content of a picture's file; its name says the format. Raises PictureError where OpenCV
-    cannot encode it."""
-    if picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3:
-        return _encoded_sixteen_bit(path, picture)
-    suffix = path.suffix.lower()
+    """The content of a picture's file; its name says the format. EXIF or a colour profile that
+    the format does not take is left out with a warning. Raises PictureError where the picture
+    itself cannot be encoded."""
+    deep_colour = picture.pixels.dtype == np.uint16 and picture.pixels.ndim == 3
+    try:
+        if deep_colour:
+            return _encoded_sixteen_bit(picture)
+        return _encoded_by_pillow(path.suffix.lower(), picture)
+    except (ValueError, RuntimeError) as error:
+        # JPEG has no room for long EXIF, libtiff checks its values; libpng checks a profile.
+        part, name = ("icc", "colour profile") if deep_colour else ("exif", "EXIF")
+        if getattr(picture, part) is None:
+            raise PictureError(f"{path}: could not be encoded ({error})") from None
+        warnings.warn(f"{path}: the {name} is left out ({error})", stacklevel=2)
+        return encoded(path, replace(picture, **{part: None}))
+
+
+def _encoded_by_pillow(suffix: str, picture: Picture) -> memoryview:
     metadata = {"icc_profile": picture.icc, "exif": picture.exif}
     metadata = {name: value for name, value in metadata.items() if value}
     options = _SAVE_OPTIONS.get(suffix, {})
@@ -234,7 +294,7 @@ def _has_folders(exif: bytes | None) -> bool:
     return any(tag in block for tag in _EXIF_FOLDERS)
 
 
-def _encoded_sixteen_bit(path: Path, picture: Picture) -> memoryview:
+def _encoded_sixteen_bit(picture: Picture) -> memoryview:
     order = cv2.COLOR_RGBA2BGRA if picture.pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
     kinds, blocks = [], []
     if picture.icc:
@@ -244,9 +304,10 @@ def _encoded_sixteen_bit(path: Path, picture: Picture) -> memoryview:
         kinds.append(cv2.IMAGE_METADATA_EXIF)
         blocks.append(np.frombuffer(picture.exif.removeprefix(b"Exif\0\0"), np.uint8))
     pixels = cv2.cvtColor(picture.pixels, order)
-    done, data = cv2.imencodeWithMetadata(".png", pixels, kinds, blocks)
+    with _quiet_opencv:
+        done, data = cv2.imencodeWithMetadata(".png", pixels, kinds, blocks)
     if not done:
-        raise PictureError(f"{path}: could not be encoded as a 16-bit PNG")
+        raise ValueError("OpenCV does not take it as a 16-bit PNG")
     return data.data
 
 
@@ -268,37 +329,33 @@ def files_of(folder: Path, endings: Sequence[str] = READABLE) -> list[Path]:
     return sorted(p for p in names if p.suffix.lower() in endings and p.is_file())
 
 
-class _PillowLimit:
-    """Pillow's own limit of pixels, with words of its own; ours is checked instead. It is one for
-    all threads, and lifted while any of them reads."""
+class _Setting:
+    """A setting of a library, which is one for all threads: it has another value while any of them
+    is inside."""
 
-    def __init__(self):
-        self._lock, self._readers, self._pixels = threading.Lock(), 0, None
+    def __init__(self, exchange: Callable, value: object):
+        """`exchange` sets a value and returns the one before."""
+        self._exchange, self._value = exchange, value
+        self._lock, self._inside = threading.Lock(), 0
 
-    @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         with self._lock:
-            if self._readers == 0:
-                self._pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if self._readers == 0:
-                    Image.MAX_IMAGE_PIXELS = self._pixels
+            if self._inside == 0:
+                self._before = self._exchange(self._value)
+            self._inside += 1
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._exchange(self._before)
 
 
-_pillow_limit = _PillowLimit()
+def _exchange_pillow_limit(pixels: int | None) -> int | None:
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+    return before
 
 
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        log.setLogLevel(level)
+# Pillow's limit of pixels has words of its own; ours is checked instead.
+_no_pillow_limit = _Setting(_exchange_pillow_limit, None)
+_quiet_opencv = _Setting(cv2.utils.logging.setLogLevel, cv2.utils.logging.LOG_LEVEL_SILENT)

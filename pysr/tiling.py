@@ -62,17 +62,17 @@ def whole(lr: Tensor) -> Crop:
     return _crop(lr, *(slice(0, n) for n in lr.shape[-2:]))
 
 
-def spread_crops(lr: Tensor, side: int, along: int = GATE_CROPS) -> Iterator[Tensor]:
-    """Crops of one size, evenly spread over (1, 3, H, W), at most `along` on each axis."""
+def spread_crops(lr: Tensor, side: int) -> Iterator[Tensor]:
+    """Crops of one size, evenly spread over (1, 3, H, W), at most GATE_CROPS on each axis."""
     h, w = lr.shape[-2:]
     side_y, side_x = min(side, h), min(side, w)
-    for y in _starts(h, side_y, along):
-        for x in _starts(w, side_x, along):
+    for y in _starts(h, side_y):
+        for x in _starts(w, side_x):
             yield lr[..., y : y + side_y, x : x + side_x]
 
 
-def _starts(length: int, side: int, along: int) -> list[int]:
-    count = min(along, math.ceil(length / side))
+def _starts(length: int, side: int) -> list[int]:
+    count = min(GATE_CROPS, math.ceil(length / side))
     return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
 
 

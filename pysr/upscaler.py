@@ -20,10 +20,11 @@ How a picture is restored, and what is exact about it:
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 
@@ -47,16 +48,16 @@ class Upscaled:
 
     Attributes:
         image: the result, of the type, dtype and device of what went in, s times as large.
-        kernel: (k, k) float32, sums to 1: the blur it was restored with (the first one of a batch
-            has its own: (N, k, k) for a torch batch of more than one). Of a plain network the one
-            that was given, or None.
+        kernel: (k, k) float32, sums to 1: the blur it was restored with; of a torch batch of
+            more than one (N, k, k), each picture's own. Of a plain network the one that was given,
+            or None.
         consistency: PSNR in dB between the input and the result degraded again with that kernel
             (without one by bicubic downsampling alone), on the crops that a kernel is estimated
             from. Low values (below about 30) say that model and picture do not fit: other blur,
             heavy noise or compression. Identical gives infinity.
         confidence: 0 to 1, how far the crops agree on the kernel (1 minus the mean total variation
-            distance from their average); 1.0 when the kernel was given, NaN when there is one crop
-            or no kernel.
+            distance from their average), of a batch the lowest there is; 1.0 when the kernel was
+            given, NaN when there is one crop or no kernel.
         recomputed: the engine gave NaN or infinity for some of it, which was made again in float32.
     """
 
@@ -97,6 +98,18 @@ def load(
         model = default_model(scale, usable_device(device))
     network = load_model(model, scale)
     return Upscaler(network, device=device, engine=engine, precision=precision)
+
+
+def _in_own_types(method: Callable) -> Callable:
+    """A method whose engine computes in the types it was made for, whatever `torch.autocast` it is
+    called in."""
+
+    @functools.wraps(method)
+    def called(self, *args, **settings):
+        with torch.autocast(self.device.type, enabled=False):
+            return method(self, *args, **settings)
+
+    return called
 
 
 class Upscaler:
@@ -164,10 +177,12 @@ class Upscaler:
     def __exit__(self, *error) -> None:
         self.close()
 
+    @_in_own_types
     def warm_up(self, height: int, width: int, tile: int = TILE) -> None:
         """Let the engine build, compile or capture now what the first picture of a size (in input
         pixels) would wait for; worth it before many of that size. Raises ValueError for no pixels,
         and after `close`."""
+        check_tile(tile)
         if min(height, width) < 1:
             raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")
         _check_process()
@@ -182,6 +197,7 @@ class Upscaler:
         for shape in sorted(shapes):
             self.engine.warm_up(*shape)
 
+    @_in_own_types
     def __call__(self, image, kernel=None, *, tile: int = TILE, exact: bool = False) -> Upscaled:
         """Restore a picture.
 
@@ -214,16 +230,19 @@ class Upscaler:
             recomputed |= self._restore(lr, estimate, tile, picture, out[i : i + 1])
             found.append(estimate)
             sr = out[i : i + 1]
-            consistencies.append(consistency(lr, sr, crops, estimate.kernel, self.scale))
+            consistencies.append(consistency(sr, crops, estimate.kernel, self.scale))
         self._interpolate_alpha(picture, out)
         return Upscaled(
             image=picture.pack(out),
             kernel=_kernels(picture, found),
             consistency=min(consistencies),
-            confidence=min(e.confidence for e in found),
+            confidence=min(
+                (e.confidence for e in found if not math.isnan(e.confidence)), default=math.nan
+            ),
             recomputed=recomputed or any(e.recomputed for e in found),
         )
 
+    @_in_own_types
     def estimate(self, image):
         """The blur kernel of a picture: (k, k) float32, non-negative, sums to 1.
 
@@ -235,6 +254,7 @@ class Upscaler:
         picture = self._unpacked(image)
         return _kernels(picture, self._estimates(picture))
 
+    @_in_own_types
     def estimates(self, image) -> list[Estimate]:
         """The same with code and confidence, one for each picture of a batch."""
         return self._estimates(self._unpacked(image))
@@ -244,24 +264,29 @@ class Upscaler:
         return arrays.unpack(image)
 
     def _estimates(self, picture: arrays.Unpacked) -> list[Estimate]:
-        known = self._assumed if self._assumed and self._assumed.kernel is not None else None
-        return [known or self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
+        known = self._assumed
+        if known is not None and known.kernel is not None:
+            return [replace(known, kernel=known.kernel.clone()) for _ in picture.rgb]
+        return [self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
 
     def known(self, kernel=None) -> Estimate | None:
         """What a picture is restored with if nothing is estimated: a given kernel or the assumed
         one, for a plain network neither. None if it is to be estimated."""
         return self._assumed if kernel is None else self.given(kernel)
 
+    @_in_own_types
     def given(self, kernel) -> Estimate:
         """A known kernel (k, k) as an estimate. Raises ValueError as `__call__` does."""
         return self._estimation.given(kernel)
 
+    @_in_own_types
     def estimate_on(self, crops: list[Crop]) -> Estimate:
         """The blur of one picture, from what `informative_crops` took of it, whatever is assumed.
 
         Raises ValueError for a plain network."""
         return self._estimation.on(crops)
 
+    @_in_own_types
     def restored(
         self, picture: arrays.Unpacked, estimate: Estimate, tile: int = TILE
     ) -> tuple[Tensor, bool]:
@@ -279,7 +304,7 @@ class Upscaler:
 
     def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor | None) -> float:
         """As in `Upscaled`, of lr (1, 3, H, W) and what `restored` made of it."""
-        return consistency(lr, out, informative_crops(lr), kernel, self.scale)
+        return consistency(out, informative_crops(lr), kernel, self.scale)
 
     def stream(
         self, frames: Iterable, kernel=None, *, tile: int = TILE, on_shot: Callable | None = None

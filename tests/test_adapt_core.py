@@ -7,12 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pysr.adapt import Budget, Report
+from pysr.adapt import ZSSR, Budget, ONSRConfig, Report
 from pysr.adapt.anytime import Anytime, consistency
+from pysr.adapt.dsr import LRFiner
+from pysr.adapt.onsr import ONSR, pool_for
 from pysr.adapt.pool import LEAVES, Patches, dead_leaves, open_pool
-from pysr.degrade.deep_linear import GivenBlur
+from pysr.degrade.deep_linear import DeepLinear, GivenBlur
+from pysr.nets import build
 
 CPU = torch.device("cpu")
+# Half as bright again, it is not yet clipped.
+PICTURE = 0.6 * torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ def test_no_budget_is_one_line(value):
 class Brightness:
     """A picture 1.5 times too bright, and darker by `rate` with every step, past what is right."""
 
-    finished, settled = False, True
+    finished, settled, follows_blur = False, True, False
 
     def __init__(self, rate: float, interrupt: int | None = None):
         self.model = torch.nn.Conv2d(1, 1, 1, bias=False)
@@ -57,10 +62,37 @@ class Brightness:
         return (self.model.weight.detach() - 1).abs().sum()
 
 
-def learned(learner, budget=100):
-    lr = [torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))]
-    report = Anytime(learner, lr, Budget.of(budget), time.perf_counter()).run("test")
+def learned(learner, budget=100, picture=PICTURE):
+    report = Anytime(learner, [picture], Budget.of(budget), time.perf_counter()).run("test")
     return report, learner.model.weight.item()
+
+
+def critic():
+    picture, config = PICTURE.tile(3, 3), ONSRConfig()
+    pool = pool_for(picture, 2, LEAVES, config, 0)
+    network = build("vdsr", scale=2, layers=2, features=2)
+    return ONSR(network, picture, pool, DeepLinear(2), config).critics["lr critic"].network
+
+
+def meddled(draw):
+    """The same, where another thread draws a number just before."""
+
+    def drawn(*given, **named):
+        torch.rand(1)
+        return draw(*given, **named)
+
+    return drawn
+
+
+@pytest.mark.parametrize("begun", [ZSSR, lambda: LRFiner(2, layers=3, features=8), critic])
+def test_other_threads_that_draw_change_no_first_weights(begun, monkeypatch):
+    wanted = begun().state_dict()
+    for name in ("kaiming_uniform_", "kaiming_normal_"):
+        monkeypatch.setattr(torch.nn.init, name, meddled(getattr(torch.nn.init, name)))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    torch.testing.assert_close(begun().state_dict(), wanted, rtol=0, atol=0)
+    assert not torch.equal(torch.get_rng_state(), before)  # what another one drew is not repeated
 
 
 def test_the_best_weights_are_kept():
@@ -109,10 +141,10 @@ class DriftingBlur(Brightness):
         return kernel
 
 
-def scores(learner, lr, steps, brightness):
-    """Of the unadapted weights and of others, under the blur after so many steps."""
+def score(learner, steps, brightness):
+    """Of a restoration of that brightness, under the blur after so many steps."""
     blur = GivenBlur(1, learner.blur_after(steps))
-    return [consistency([lr], [lr * each], blur) for each in (1.5, brightness)]
+    return pytest.approx(consistency([PICTURE], [PICTURE * brightness], blur))
 
 
 @pytest.mark.parametrize("budget", [20, 60])
@@ -122,9 +154,8 @@ def test_weights_come_with_the_blur_of_their_own_step(budget):
     report, weight = learned(learner, budget)
     assert "kept step 20" in report.reason and weight == pytest.approx(1.5 - 20 * 0.024)
     torch.testing.assert_close(report.kernel, learner.blur_after(20))
-    lr = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    got = [report.consistency_before, report.consistency_after]
-    assert got == pytest.approx(scores(learner, lr, 20, weight))
+    assert report.consistency_before == score(learner, 20, 1.5)
+    assert report.consistency_after == score(learner, 20, weight)
 
 
 @pytest.mark.parametrize("rate", [-1e-4, -1.0])
@@ -133,9 +164,54 @@ def test_rolled_back_it_has_the_blur_that_it_began_with(rate):
     report, weight = learned(learner)
     assert report.rolled_back and report.steps >= 20 and weight == 1.5
     torch.testing.assert_close(report.kernel, learner.blur_after(0))
-    lr = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    unadapted, _ = scores(learner, lr, 0, 1.5)
-    assert report.consistency_before == report.consistency_after == pytest.approx(unadapted)
+    assert report.consistency_before == report.consistency_after == score(learner, 0, 1.5)
+
+
+class ToldBlur(DriftingBlur):
+    """The same, which is told the blur: the further that has moved, the darker the picture."""
+
+    follows_blur = True
+
+    def restore(self, lr):
+        return self.restore_under(lr, self.degradation())
+
+    def restore_under(self, lr, degradation):
+        return lr * (self.model.weight.view(()) - degradation.kernel()[1, 2])
+
+
+@pytest.mark.parametrize("budget", [20, 60])
+def test_what_is_told_the_blur_is_measured_against_itself_told_the_same(budget):
+    learner = ToldBlur(0.015)  # right after 20 steps, of which the blur is 0.2
+    report, weight = learned(learner, budget)
+    assert weight == pytest.approx(1.2) and not report.rolled_back
+    torch.testing.assert_close(report.kernel, learner.blur_after(20))
+    assert report.consistency_before == score(learner, 20, 1.5 - 0.2)
+    assert report.consistency_after == score(learner, 20, weight - 0.2)
+
+
+def test_what_only_the_blur_made_better_is_rolled_back():
+    learner = ToldBlur(-0.005)
+    report, weight = learned(learner, 20)
+    (look,) = report.history
+    assert look.consistency > look.unadapted  # of a start that was told another blur
+    assert report.rolled_back and weight == 1.5
+    torch.testing.assert_close(report.kernel, learner.blur_after(0))
+
+
+def test_pictures_are_judged_as_they_are_given_clipped():
+    """Too bright a picture of black and white is right once it is clipped."""
+    report, weight = learned(Brightness(0.01), 20, picture=PICTURE.gt(0.3).float())
+    assert report.rolled_back and weight == 1.5 and report.consistency_before > 58
+
+
+def test_clipping_hides_no_infinity():
+    class Unseen(Brightness):
+        def step(self, index):
+            super().step(index)
+            return torch.zeros(())
+
+    report, weight = learned(Unseen(-float("inf")), picture=torch.ones(1, 3, 12, 12))
+    assert report.reason.startswith("diverged: consistency") and weight == 1.5
 
 
 def test_a_budget_in_seconds_stops_early_with_the_best_so_far():
@@ -208,6 +284,17 @@ def test_a_folder_of_which_not_all_can_be_used(tmp_path):
         open_pool(tmp_path, 64, 0, CPU)
     with pytest.raises(ValueError, match="no such folder"):
         open_pool(tmp_path / "none", 32, 0, CPU)
+
+
+def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("leaves", "none"):
+        with pytest.raises(ValueError, match=f"{name}: no such folder"):
+            open_pool(name, 32, 0, CPU)
+    (tmp_path / "leaves").mkdir()
+    Image.new("RGB", (40, 40), (255, 0, 0)).save(tmp_path / "leaves" / "red.png")
+    patches = open_pool("leaves", 32, 0, CPU).draw(2, 32, torch.Generator())
+    assert patches[:, 0].eq(1).all() and patches[:, 1:].eq(0).all()
 
 
 def test_the_drawn_pool_needs_no_files():

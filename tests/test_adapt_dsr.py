@@ -177,6 +177,7 @@ def test_there_is_always_a_picture(picture, network):
         ({"budget": "soon"}, "budget: expected steps or seconds"),
         ({"kernel": torch.ones(3, 4)}, "kernel: expected a square"),
         ({"downsample": "box"}, "downsample: expected one of bicubic, decimate"),
+        ({"seed": -(2**63) - 1}, "seed: expected an integer of at most 64 bits"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_line(changes, message, network):

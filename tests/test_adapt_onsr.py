@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from skimage import data
 
 import pysr
 import pysr.adapt
 from pysr import blur
 from pysr.adapt import DSRConfig, ONSRConfig, dsr, onsr
+from pysr.adapt.anytime import consistency
 from pysr.adapt.camera import Camera
 from pysr.adapt.onsr import ONSR, VARIANTS, pool_for
 from pysr.adapt.pool import LEAVES
@@ -20,6 +22,7 @@ from pysr.cli import main
 from pysr.degrade import LearnedDegradation, classical
 from pysr.degrade.deep_linear import DeepLinear, GivenBlur, before_bicubic
 from pysr.evaluate import psnr
+from pysr.files import read_safetensors
 from pysr.nets import (
     DAN,
     RRDB,
@@ -178,6 +181,21 @@ def test_a_dan_that_learned_nothing_good_restores_as_it_did_before(blurred):
     torch.testing.assert_close(known.image, estimated.image, atol=1e-3, rtol=0)
 
 
+def test_a_dan_is_measured_against_itself_told_the_blur_that_was_found(blurred):
+    config = ONSRConfig(patch=16, batch=1, learning_rate=1e-4, blur_rate=0.05)
+    blurred, base = blurred[..., :48], load_model("dan-lite-x2")
+    report = onsr(base, blurred, budget=20, config=config, device="cpu").report
+    assert not report.rolled_back
+    known = pysr.Upscaler(base, kernel=report.kernel, device="cpu")(blurred)
+    before = consistency([blurred], [known.image], GivenBlur(2, report.kernel))
+    assert report.consistency_before == pytest.approx(before, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**64 - 1])
+def test_every_seed_of_64_bits_draws_leaves(network, blurred, seed):
+    assert onsr(network, blurred, budget=1, config=QUICK, seed=seed).report.steps == 1
+
+
 @pytest.mark.parametrize(
     "degradation",
     [GivenBlur(2, blur.isotropic(5.0, 41)), Camera(camera_with(blur.isotropic(5.0, 31)), None)],
@@ -314,6 +332,7 @@ def test_without_a_pool_it_learns_from_the_picture_alone(network, blurred):
             "kernel: given together with a degr",
         ),
         ({"device": "abacus"}, "device: 'abacus'"),
+        ({"seed": 2**64}, "seed: expected an integer of at most 64 bits"),
     ],
 )
 def test_bad_input_is_one_line(network, change, message):
@@ -341,6 +360,11 @@ def test_what_was_learned_is_a_small_file_tied_to_its_model(network, blurred, tm
         pysr.adapt.load(tmp_path / "base.safetensors", network)
     with pytest.raises(ModelError, match="no such file"):
         pysr.adapt.load(tmp_path / "none.safetensors", network)
+    metadata, differences = read_safetensors(tmp_path / "delta.safetensors")
+    for damage in ({"report": "{}"}, {"report": "{"}, {"report": "3"}, {"settings": "["}):
+        save_file(differences, tmp_path / "damaged.safetensors", metadata | damage)
+        with pytest.raises(ModelError, match="damaged.safetensors: not a readable file"):
+            pysr.adapt.load(tmp_path / "damaged.safetensors", network)
 
 
 def test_a_model_of_any_scale_is_found_again_by_its_name(blurred, tmp_path):

@@ -57,6 +57,29 @@ def test_the_same_seed_learns_the_same(brickwork):
     assert losses(0) == losses(0) != losses(1)
 
 
+def test_every_seed_of_64_bits_does_for_all_steps_to_a_factor(photograph):
+    learned = adapt.zssr(photograph, 4, budget=4, config=SMALL, device="cpu", seed=2**64 - 1)
+    assert learned.report.steps == 4
+
+
+@torch.random.fork_rng([])
+def begun_by_torch(seed):
+    """Weights and biases as torch's own generator gives them, as they always were."""
+    torch.manual_seed(seed)
+    wanted = []
+    for into, out in ((3, 8), (8, 8), (8, 3)) * 2:  # two steps to a factor of 4
+        conv = torch.nn.Conv2d(into, out, 3)
+        torch.nn.init.kaiming_normal_(conv.weight)
+        wanted += [conv.weight.detach() * (out > 3), torch.zeros(out)]
+    return wanted
+
+
+@pytest.mark.parametrize("seed", [0, -1])
+def test_a_seed_begins_with_the_weights_that_files_saved_before_are_differences_to(seed):
+    network = adapt.ZSSR(adapt.ZSSRSizes(4, layers=3, features=8), seed)
+    torch.testing.assert_close(list(network.parameters()), begun_by_torch(seed), rtol=0, atol=0)
+
+
 def test_x4_is_reached_in_two_steps_that_both_learn(brickwork):
     lr = classical(brickwork, blur.isotropic(1.8, 13), 4)
     learned = adapt.zssr(
@@ -255,6 +278,7 @@ def test_its_file_needs_no_model(photograph, tmp_path):
         ({"kernel": torch.full((3, 3), torch.nan)}, "kernel: expected finite values"),
         ({"kernel": blur.isotropic(3.0, 63)}, "kernel"),
         ({"downsample": "bilinear"}, "downsample: expected one of bicubic, decimate"),
+        ({"seed": 2**64}, "seed: expected an integer of at most 64 bits"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_line(changes, message):

@@ -218,6 +218,45 @@ def test_mat_files_of_the_published_form(tmp_path):
         blur.load_mat(tmp_path / "other.mat")
 
 
+def test_a_matrix_in_a_mat_file_is_one_kernel(tmp_path):
+    kernel = blur.random_irregular(1, 25, generator=0)[0].numpy()
+    savemat(tmp_path / "one.mat", {"kernels": kernel})
+    np.testing.assert_allclose(
+        blur.load_mat(tmp_path / "one.mat"), kernel[None, ::-1, ::-1], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernels", "message"),
+    [
+        (
+            np.ones((25, 25, 12)),
+            r"square kernels .*, found float64 of shape \(25, 25, 12\)",
+        ),
+        ([np.ones((5, 7))], r"square kernels of numbers, found float64 of shape \(5, 7\)"),
+        ([np.array([["a"]])], "square kernels of numbers, found <U1"),
+        ([np.ones((3, 3)), np.zeros((3, 3))], "finite kernels of a sum above 0, found 0"),
+        (np.full((3, 3), np.nan), "finite kernels of a sum above 0, found nan"),
+        ([np.ones((3, 3)), np.ones((5, 5))], r"kernels of one size, found \[\(3, 3\), \(5, 5\)\]"),
+        (None, "not a readable MATLAB file"),
+    ],
+)
+def test_what_is_no_kernel_in_a_mat_file_is_told(tmp_path, kernels, message):
+    path = tmp_path / "k.mat"
+    if kernels is None:
+        path.write_bytes(b"hello")
+    else:
+        cells = kernels
+        if isinstance(kernels, list):
+            cells = np.empty((1, len(kernels)), dtype=object)
+            for i, kernel in enumerate(kernels):
+                cells[0, i] = kernel
+        savemat(path, {"kernels": cells})
+    with pytest.raises(ValueError, match=message) as caught:
+        blur.load_mat(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [

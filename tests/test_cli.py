@@ -154,6 +154,35 @@ def test_results_do_not_overwrite_their_sources(command, picture, tmp_path, caps
     assert picture.read_bytes() == before
 
 
+def test_results_do_not_overwrite_their_sources_through_links(picture, tmp_path, capsys):
+    before = picture.read_bytes()
+    for name in ("picked", "out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / picture.name).symlink_to(picture)
+    for source, target in [(tmp_path / "picked", tmp_path), (tmp_path, tmp_path / "out")]:
+        assert "would overwrite its source" in failure(capsys, "upscale", source, target)
+    assert picture.read_bytes() == before
+
+
+def test_a_folders_result_that_its_format_cannot_hold_becomes_png(tiny_model, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    clear, wide = Image.new("RGBA", (24, 24), (9, 99, 199, 99)), Image.new("RGB", (9000, 4))
+    for name, image in {"a.jpg": clear, "b.jpg": clear, "c.webp": wide}.items():
+        image.save(folder / name, "PNG")
+    clear.convert("RGB").save(folder / "b.png")
+    assert run("upscale", folder, out, "--model", tiny_model) == 2
+    captured = capsys.readouterr()
+    assert re.search(
+        r"b\.jpg: this format has no transparency, and \S+b\.png is taken", captured.err
+    )
+    assert "1 of 4 files" in captured.err and "a.png (48x48" in captured.out
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "c.png"]
+    assert pictures.read(out / "a.png").pixels.shape == (48, 48, 4)
+    assert pictures.read(out / "b.png").pixels.shape == (48, 48, 3)
+    assert pictures.read(out / "c.png").pixels.shape == (8, 18000, 3)
+
+
 def test_results_of_one_name_are_refused(picture, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -173,6 +202,13 @@ def test_inspect(picture, tmp_path, capsys):
     assert found["words"] in capsys.readouterr().out
 
 
+def test_the_page_of_a_picture_whose_name_is_no_text(picture, tiny_model, tmp_path):
+    odd = picture.rename(tmp_path / os.fsdecode(b"odd\xff.png"))
+    arguments = ("--model", tiny_model, "--html", tmp_path / "page.html")
+    assert run("inspect", odd, *arguments) == 0
+    assert r"odd\udcff.png" in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_degrade_is_the_librarys_degradation(picture, tmp_path):
     from pysr import arrays
     from pysr.degrade import classical
@@ -180,7 +216,8 @@ def test_degrade_is_the_librarys_degradation(picture, tmp_path):
     arguments = ("--scale", 3, "--sigma", 1.3, "--noise", 2, "--seed", 5)
     assert run("degrade", picture, tmp_path / "lr.png", *arguments) == 0
     hr = arrays.unpack(pictures.read(picture).pixels).rgb
-    lr = classical(hr, blur.isotropic(1.3), 3, noise=2 / 255, generator=5)
+    seed = blur.named_seed(5, picture.name)
+    lr = classical(hr, blur.isotropic(1.3), 3, noise=2 / 255, generator=seed)
     expected = (lr[0].permute(1, 2, 0) * 255).round().numpy()
     np.testing.assert_array_equal(pictures.read(tmp_path / "lr.png").pixels, expected)
 
@@ -260,6 +297,7 @@ def test_doctor_finds_everything_in_order(capsys):
         (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/sum2.npy"), "sum of 1"),
         (("upscale", "{in}", "{tmp}/o.png", "--kernel", "{tmp}/nan.npy"), "finite"),
         (("upscale", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),
+        (("inspect", "{tmp}"), "expected a file, this is a folder"),
         (("inspect", "{tmp}/sum2.npy"), "not a readable picture"),
         (("degrade", "{in}", "{tmp}/o.png", "--scale", "9"), "scale: expected one of 1, 2, 3, 4"),
         (("degrade", "{in}", "{tmp}/o.png", "--device", "cuda:99"), "not usable here"),

@@ -26,7 +26,7 @@ def line(capsys, *arguments) -> str:
 def test_help_keeps_capitals(capsys):
     with pytest.raises(SystemExit):
         main(["export", "--help"])
-    assert "Write a model as ONNX graphs, for other runtimes." in capsys.readouterr().out
+    assert "Write a model for other runtimes: ONNX graphs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from pysr import blur
+from pysr.cli import main
 from pysr.degrade import RandomDegradation, classical, imresize, jpeg, to_8bit
 
 
@@ -132,6 +133,26 @@ def test_a_seed_decides_the_noise():
     assert not torch.equal(first, third)
 
 
+def test_pictures_and_frames_of_one_command_have_noise_of_their_own(tmp_path):
+    grey = Image.fromarray(np.full((40, 40), 128, np.uint8))
+
+    def degraded(source, *names, pattern=""):
+        for name in names:
+            (tmp_path / source).mkdir(exist_ok=True)
+            grey.save(tmp_path / source / name)
+        out = tmp_path / f"{source}_lr"
+        files = (str(tmp_path / source / pattern), str(out / pattern))
+        assert main(["degrade", *files, "--noise", "9", "--scale", "1", "--seed", "3"]) == 0
+        return [np.array(Image.open(out / name)).tobytes() for name in names]
+
+    pictures = degraded("pictures", "a.png", "b.png")
+    clip = degraded("clip", "c1.png", "c2.png", pattern="c%d.png")
+    another = degraded("another", "d1.png", "d2.png", pattern="d%d.png")
+    assert len({*pictures, *clip, *another}) == 6
+    # Which others are there does not matter.
+    assert degraded("alone", "b.png") == pictures[1:]
+
+
 def test_random_degradations_mix_both_settings():
     random = RandomDegradation(4, setting2=0.5, noise=0.1, noisy=0.5)
     kernels = random.kernels(400, 0)
@@ -169,7 +190,7 @@ def test_jpeg_does_what_a_file_does():
 
 
 def test_jpeg_of_a_batch_and_on_every_device(device):
-    x = torch.rand(3, 3, 19, 32)
+    x = torch.rand(3, 3, 19, 32, generator=torch.Generator().manual_seed(0))
     quality = torch.tensor([30, 75, 100])
     each = torch.cat([jpeg(x[i : i + 1], int(quality[i])) for i in range(3)])
     out = jpeg(x.to(device), quality.to(device)).cpu()
@@ -198,6 +219,7 @@ def test_random_degradations_compress_the_share_asked_for():
         ({"noise": -0.1}, "noise: expected finite deviations of at least 0, got -0.1"),
         ({"noise": math.nan}, "noise: expected finite deviations of at least 0, got nan"),
         ({"noise": torch.tensor([0.1, math.inf])}, "noise: expected finite .*, got inf"),
+        ({"noise": torch.ones(3) / 9}, "noise: expected one .* each of 1 pictures, got 3"),
         ({"noise": 0.1, "generator": 2**64}, "seed: expected an integer of at most 64 bits"),
     ],
 )
@@ -214,12 +236,14 @@ def test_bad_arguments(arguments, message):
         ({"noisy": -0.1}, "noisy: expected a share"),
         ({"quality": (95, 70)}, "quality: expected a range, lowest first, from 1, got 95 to 70"),
         ({"axes": (5.0, 0.6)}, "axes: expected a range, lowest first"),
+        ({"axes": (1, 2, 3)}, "axes: expected a range, lowest first, from 0, got 1 to 2 to 3"),
+        ({"scale": 5}, "scale: expected one of 1, 2, 3, 4, got 5"),
         ({"noise": 5.0}, "noise: expected a deviation from 0 to below 1, got 5.0"),
     ],
 )
 def test_bad_random_degradations(arguments, message):
     with pytest.raises(ValueError, match=message):
-        RandomDegradation(2, **arguments)
+        RandomDegradation(**{"scale": 2} | arguments)
 
 
 def test_imresize_refuses_what_is_no_picture():

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,7 @@ def test_the_command_degrades_pictures_of_every_kind(tmp_path):
         (("--scale", 2), "scale: not with --model"),
         (("--motion",), "motion: not with --model"),
         (("--factor", 2), "only an ABL has one"),
+        (("--pairs", "--pixel-format", "yuv420p"), "pixel-format: for video only"),
     ],
 )
 def test_the_command_refuses_what_means_nothing(tmp_path, folder, capsys, arguments, message):
@@ -234,9 +236,41 @@ def test_a_set_of_pairs_goes_on_where_it_stopped(tmp_path, folder):
     assert hr.shape == (40, 50, 3) and lr.shape == (20, 25, 3)
     clean = degradation.with_noise(0).degrade(arrays.unpack(hr).rgb)
     assert float((arrays.unpack(lr).rgb - clean).std()) == pytest.approx(5 / 255, rel=0.1)
+    (parts / "lr" / "1.png").unlink()
+    list(write_pairs(folder, parts, degradation, seed=3))
+    noted = [json.loads(line).get("name") for line in manifest.read_text().splitlines()]
+    assert sorted(noted[1:]) == ["0", "1", "2"]
     for other, seed in ((degradation.with_noise(0), 3), (degradation, 4)):
         with pytest.raises(ValueError, match="made otherwise"):
             next(write_pairs(folder, whole, other, seed))
+
+
+def test_pairs_of_other_pictures_are_made_anew(tmp_path, folder):
+    degradation, out = learned(scale=1).with_noise(5 / 255), tmp_path / "out"
+    list(write_pairs(folder, out, degradation))
+    before = {path: path.read_bytes() for path in out.rglob("*.png")}
+    changed = np.ascontiguousarray(pictures.read(folder / "1.png").pixels[::-1])
+    pictures.write(folder / "1.png", pictures.Picture(changed))
+    folder.rename(tmp_path / "moved")
+    list(write_pairs(tmp_path / "moved", out, degradation))
+    differ = {path for path, content in before.items() if path.read_bytes() != content}
+    assert differ == {out / "hr" / "1.png", out / "lr" / "1.png"}
+    assert np.array_equal(pictures.read(out / "hr" / "1.png").pixels, changed)
+    noted = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()[1:]]
+    assert sorted(line["name"] for line in noted) == ["0", "1", "2"]
+    # Nothing is made twice.
+    written = {path: path.stat().st_mtime_ns for path in before}
+    list(write_pairs(tmp_path / "moved", out, degradation))
+    assert written == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04\xff\n", b"[1]\n", b"{}\n{}\n"])
+def test_a_manifest_that_is_none_is_named(tmp_path, folder, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{MANIFEST}: expected the manifest of a set of pairs"):
+        next(write_pairs(folder, tmp_path / "out", learned()))
+    assert (tmp_path / "out" / MANIFEST).read_bytes() == content
 
 
 def test_pairs_from_the_command_line(tmp_path, folder, capsys):
@@ -262,6 +296,12 @@ def test_inspect_writes_what_was_learned(tmp_path, folder, capsys, kind, expecte
     assert run("inspect", picture, "--model", tmp_path / "d.safetensors") == 0
     assert {path.name for path in (tmp_path / "d").iterdir()} == expected
     assert "a camera" in capsys.readouterr().out
+    assert run("inspect", "--model", tmp_path / "d.safetensors", "--html", tmp_path / "p.html") == 2
+    assert "html: expected a model that restores" in capsys.readouterr().err
+    assert run("inspect", picture, "--model", tmp_path / "d.safetensors", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["camera"] == "a camera"
+    assert {Path(path).name for path in facts["written"]} == expected
     for name in expected:
         assert pictures.read(tmp_path / "d" / name).pixels.std() > 1
 
@@ -296,6 +336,17 @@ def test_models_are_evaluated_under_it(tmp_path, folder, capsys):
     assert rows[0]["psnr"] == pytest.approx(report.rows[0].psnr)
 
 
+def test_every_picture_is_evaluated_under_noise_of_its_own(tmp_path, folder):
+    degradation, alone = learned(scale=2).with_noise(9 / 255), tmp_path / "alone"
+    alone.mkdir()
+    for name in ("1", "2"):
+        (folder / f"{name}.png").write_bytes((folder / "0.png").read_bytes())
+    (alone / "0.png").write_bytes((folder / "0.png").read_bytes())
+    one, many = (evaluate(degradation, 2, path).rows[0].psnr for path in (alone, folder))
+    assert one == evaluate(degradation, 2, folder, limit=1).rows[0].psnr
+    assert abs(one - many) > 1e-3
+
+
 def test_a_dan_trains_on_it(tmp_path, folder):
     learned(scale=2).save(tmp_path / "d.safetensors")
     (tmp_path / "r.toml").write_text(
@@ -312,6 +363,9 @@ def test_a_dan_trains_on_it(tmp_path, folder):
     kernels = recipe.degradation.kernels(50, 0)
     torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(50))
     assert len(kernels.unique(dim=0)) == 50
+    learned(scale=2, features=6).save(tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match=r"another recipe \(degradation differ\)"):
+        recipe.train(recipe.training, tmp_path / "o", "cpu")
     wrong = dataclasses.replace(recipe.degradation, scale=4)
     with pytest.raises(ValueError, match="expected the model's scale 4, got 2"):
         wrong.kernels(1, 0)

@@ -85,6 +85,17 @@ def test_a_model_is_exported_once(cache, monkeypatch):
     pysr.load("dan-lite-x2", device="cpu", engine="onnx")
 
 
+def test_a_damaged_graph_in_the_cache_is_exported_again(cache):
+    with pysr.load("dan-lite-x2", device="cpu", engine="onnx") as upscaler:
+        lr = torch.rand(1, 3, 24, 24)
+        expected = upscaler(lr).image
+        folder = onnx_export.exported(upscaler.model)
+    (folder / "restorer.onnx").write_bytes(b"")
+    (folder / "estimator.onnx").unlink()
+    with pysr.load("dan-lite-x2", device="cpu", engine="onnx") as upscaler:
+        assert torch.equal(upscaler(lr).image, expected)
+
+
 def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PYSR_CACHE", str(tmp_path / "file"))

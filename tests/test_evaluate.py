@@ -1,9 +1,12 @@
+import dataclasses
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from skimage import data as photographs
 from skimage.metrics import structural_similarity
 
@@ -125,6 +128,7 @@ def test_div2krk_is_decided_by_seed_and_index():
     assert torch.equal(kernel(3, 0), kernel(3, 0))
     assert not torch.equal(kernel(3, 0), kernel(4, 0))
     assert not torch.equal(kernel(3, 0), kernel(3, 1))
+    assert not torch.equal(kernel(3, 0), kernel(3, 2**64 - 1))
 
 
 def test_unknown_protocols_and_scales():
@@ -183,6 +187,21 @@ def test_no_clean_picture_comes_out_below_interpolation(pictures_folder, tmp_pat
         picture.rename(alone / picture.name)
         interpolation, model = evaluate("bicubic", scale, alone, [name]).rows
         assert model.psnr > interpolation.psnr, picture.name
+
+
+def test_a_picture_that_is_too_small_is_named(pictures_folder):
+    Image.new("RGB", (16, 16)).save(pictures_folder / "small.png")
+    with pytest.raises(ValueError, match=r"small.png: .*expected at least 11x11 pixels"):
+        evaluate("bicubic", 4, pictures_folder)
+
+
+def test_names_in_tables_are_no_markup(pictures_folder):
+    report = evaluate("bicubic", 2, pictures_folder)
+    row = dataclasses.replace(report.rows[0], method="m[v1].safetensors")
+    report = dataclasses.replace(report, data="hr[old]", rows=(row,))
+    console = Console(width=200, file=io.StringIO())
+    console.print(report.table())
+    assert "hr[old]" in console.file.getvalue() and "m[v1]" in console.file.getvalue()
 
 
 def test_models_of_another_scale_are_refused(pictures_folder):

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import tempfile
 
 import pytest
 
@@ -91,12 +92,51 @@ def test_a_result_has_the_permissions_of_any_other_file(tmp_path, monkeypatch):
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
 
 
+def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
+    name = "x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 4)
+    with written_whole(tmp_path / f"{name}.png") as beside:
+        beside.write_text("new")
+        assert beside.suffix == ".png"  # which says the format to whoever writes
+    with folder_written_whole(tmp_path / f"{name}.out") as beside:
+        (beside / "a.txt").write_text("new")
+    assert sorted(os.listdir(tmp_path)) == [f"{name}.out", f"{name}.png"]
+
+
 def test_a_refusal_names_the_file(tmp_path):
     with (
         pytest.raises(OSError, match="a.txt: cannot be written"),
         written_whole(tmp_path / "none" / "a.txt"),
     ):
         pass
+
+
+def test_what_is_said_of_another_file_is_not_said_of_the_target(tmp_path):
+    for writing in (written_whole, folder_written_whole):
+        with pytest.raises(FileNotFoundError, match="source.txt"), writing(tmp_path / "a"):
+            (tmp_path / "source.txt").read_text()
+        with (
+            pytest.raises(OSError, match="b.txt: cannot be written") as caught,
+            writing(tmp_path / "a"),
+            written_whole(tmp_path / "none" / "b.txt"),
+        ):
+            pass
+        assert str(tmp_path / "a:") not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_to_a_folder_on_another_file_system_is_filled(tmp_path):
+    try:
+        elsewhere = tempfile.TemporaryDirectory(dir="/dev/shm")
+    except OSError:
+        pytest.skip("no second file system at /dev/shm")
+    with elsewhere as folder:
+        if os.stat(folder).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is no second file system")
+        (tmp_path / "link").symlink_to(folder)
+        with folder_written_whole(tmp_path / "link") as beside:
+            (beside / "a.txt").write_text("new")
+        assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path) == ["link"]
+        assert os.listdir(folder) == ["a.txt"]
 
 
 def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):

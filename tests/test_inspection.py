@@ -28,7 +28,19 @@ def test_noise_is_measured_on_a_photograph(hr, sigma):
     assert 0.95 * sigma < estimate_noise(lr) < 1.1 * sigma + 0.8 / 255
 
 
+@pytest.mark.parametrize("bars", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("level", [0, 1])
+def test_bars_do_not_hide_the_noise(hr, bars, level):
+    noisy = hr + 20 / 255 * torch.randn(hr.shape, generator=torch.Generator().manual_seed(0))
+    noisy = noisy.clamp(0, 1)
+    without = estimate_noise(noisy[..., int(512 * bars) :])
+    noisy[..., : int(512 * bars)] = level
+    assert without > 15 / 255
+    assert estimate_noise(noisy) == pytest.approx(without, rel=0.03)
+
+
 def test_noise_of_next_to_nothing():
+    assert estimate_noise(torch.zeros(1, 3, 8, 8)) == 0
     assert estimate_noise(torch.rand(1, 3, 1, 50)) == 0
     assert estimate_noise(torch.full((1, 3, 8, 8), 0.4)) == 0
 

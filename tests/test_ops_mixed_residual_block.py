@@ -160,6 +160,7 @@ def test_without_kernels_the_reference_runs(monkeypatch):
         (0, torch.zeros(2, 513, 3, 3).bfloat16(), ValueError, "f: expected C from 1 to 512"),
         (1, torch.zeros(1, 3), ValueError, r"cond: expected (N, D) with N = 2, got (1, 3)"),
         (1, torch.zeros(2, 3).half(), TypeError, "cond: expected float32, got torch.float16"),
+        (1, torch.zeros(2, 3, device="meta"), ValueError, "cond: expected device cpu, that of f"),
         (2, torch.zeros(8, 5, 3, 3), ValueError, "conv1_weight: expected (8, 8, 3, 3)"),
         (3, torch.zeros(8).half(), TypeError, "conv1_bias: expected torch.float32, the dtype of"),
         (6, torch.zeros(2, 5), ValueError, "reduce_weight: expected (R, C, 1, 1), got (2, 5)"),

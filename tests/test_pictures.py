@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from pysr import pictures
@@ -13,10 +14,23 @@ from pysr.pictures import Picture, PictureError
 
 RNG = np.random.default_rng(0)
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY_ICC = ICC[:16] + b"GRAY" + ICC[20:]
 
 
 def noise(*shape, dtype=np.uint8):
     return RNG.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def png(width, height, depth, colour, rows, **chunks) -> bytes:
+    """A PNG file; `rows` are its bytes, each behind the filter's, `chunks` come before them."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = {"IHDR": header, **chunks, "IDAT": zlib.compress(rows), "IEND": b""}
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in parts.items():
+        kind = name.encode()
+        content += struct.pack(">I", len(data)) + kind + data
+        content += struct.pack(">I", zlib.crc32(kind + data))
+    return content
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -55,21 +69,47 @@ def test_a_tiff_comes_upright(tmp_path, mode, orientation):
 def test_sixteen_bits_stay_where_one_colour_is_transparent(tmp_path, colours):
     levels = (np.arange(60).reshape(4, 5, 3)[..., :colours] * 1000).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in levels)
-    parts = {
-        b"IHDR": struct.pack(">IIBBBBB", 5, 4, 16, 0 if colours == 1 else 2, 0, 0, 0),
-        b"tRNS": levels[1, 2].tobytes(),
-        b"IDAT": zlib.compress(rows),
-        b"IEND": b"",
-    }
-    chunks = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in parts.items()
-    )
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    content = png(5, 4, 16, 0 if colours == 1 else 2, rows, tRNS=levels[1, 2].tobytes())
+    (tmp_path / "a.png").write_bytes(content)
     pixels = pictures.read(tmp_path / "a.png").pixels
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels[..., :3], np.broadcast_to(levels, (4, 5, 3)))
     assert pixels[1, 2, 3] == 0 and (pixels[..., 3] == 65535).sum() == 19
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_one_transparent_grey_of_few_stays_transparent(tmp_path, depth):
+    levels = np.array([[0, 1], [1, 0]])
+    rows = bytes([0, 1 << 8 - 2 * depth, 0, 1 << 8 - depth])  # the first pixel has the upper bits
+    (tmp_path / "a.png").write_bytes(png(2, 2, depth, 0, rows, tRNS=b"\0\1"))
+    pixels = pictures.read(tmp_path / "a.png").pixels
+    np.testing.assert_array_equal(pixels[..., 0], levels * 255 // (2**depth - 1))
+    np.testing.assert_array_equal(pixels[..., 3], [[255, 0], [0, 255]])
+
+
+@pytest.mark.parametrize("meaning", ["miniswhite", "assocalpha", "unspecified", "unassalpha"])
+def test_a_tiff_means_the_same_in_16_and_in_8_bits(tmp_path, meaning):
+    given = noise(64, 64, 4)
+    given[:8, :, 3] = 0
+    settings = {"photometric": "rgb", "extrasamples": [meaning]}
+    if meaning == "miniswhite":
+        given, settings = given[..., 0], {"photometric": meaning}
+    tifffile.imwrite(tmp_path / "8.tif", given, **settings)
+    tifffile.imwrite(tmp_path / "16.tif", given.astype(np.uint16) * 257, **settings)
+    pixels, deep = (pictures.read(tmp_path / f"{bits}.tif").pixels for bits in (8, 16))
+    assert deep.dtype == np.uint16
+    np.testing.assert_array_equal(deep // 257, pixels)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("extra", [[], ["assocalpha"]])
+def test_16_bit_colour_in_planes_is_refused(tmp_path, compression, extra):
+    """OpenCV gives memory that it has not filled, Pillow 8 bits."""
+    planes = noise(3 + len(extra), 64, 96, dtype=np.uint16)
+    settings = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": extra}
+    tifffile.imwrite(tmp_path / "a.tif", planes, compression=compression, **settings)
+    with pytest.raises(PictureError, match="a.tif: 16-bit colour .* save it interleaved$"):
+        pictures.read(tmp_path / "a.tif")
 
 
 def test_a_tiff_becomes_a_larger_tiff(tmp_path):
@@ -98,6 +138,14 @@ def test_reading_in_threads_leaves_pillows_limit_as_it_was(tmp_path):
     assert Image.MAX_IMAGE_PIXELS == limit is not None
 
 
+def test_reading_in_threads_leaves_opencvs_log_as_it_was(tmp_path):
+    pictures.write(tmp_path / "a.png", Picture(noise(300, 300, 3, dtype=np.uint16)))
+    level = cv2.utils.logging.getLogLevel()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(pictures.read, [tmp_path / "a.png"] * 100))
+    assert cv2.utils.logging.getLogLevel() == level != cv2.utils.logging.LOG_LEVEL_SILENT
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 def test_profile_and_exif_travel(tmp_path, suffix):
     exif = Image.Exif()
@@ -120,6 +168,55 @@ def test_profile_and_exif_travel_in_16_bits(tmp_path):
     )
     again = pictures.read(tmp_path / "a.png")
     assert again.icc == ICC and b"deep" in again.exif
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("block", [b"no such thing", b"II*\0"])
+def test_a_picture_with_damaged_exif_is_read_without_it(tmp_path, suffix, block):
+    pixels = noise(8, 8, 3)
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", exif=b"Exif\0\0" + block, lossless=True)
+    with pytest.warns(match=f"a{suffix}: its EXIF is left out, it is damaged"):
+        picture = pictures.read(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert picture.exif is None
+
+
+def too_long() -> bytes:
+    exif = Image.Exif()
+    exif[0x9286] = b"x" * 70000
+    return exif.tobytes()
+
+
+def no_number() -> bytes:
+    """A resolution of 0 / 0."""
+    entry = struct.pack("<HHHII", 1, 282, 5, 1, 8 + 2 + 12 + 4)
+    return b"Exif\0\0II*\0" + struct.pack("<I", 8) + entry + bytes(4 + 8)
+
+
+@pytest.mark.parametrize(("suffix", "block"), [(".jpg", too_long), (".tif", no_number)])
+def test_exif_that_a_format_does_not_take_is_left_out(tmp_path, suffix, block):
+    pixels = noise(8, 8, 3)
+    with pytest.warns(match=f"a{suffix}: the EXIF is left out"):
+        pictures.write(tmp_path / f"a{suffix}", Picture(pixels, ICC, block()))
+    again = pictures.read(tmp_path / f"a{suffix}")
+    assert again.icc == ICC and again.pixels.shape == pixels.shape
+
+
+def test_a_profile_that_a_16_bit_png_does_not_take_is_left_out(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "deep"
+    picture = Picture(noise(8, 8, 3, dtype=np.uint16), bytes(200), exif.tobytes())
+    with pytest.warns(match="a.png: the colour profile is left out"):
+        pictures.write(tmp_path / "a.png", picture)
+    again = pictures.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+    assert again.icc is None and b"deep" in again.exif
+
+
+def test_a_profile_of_grey_stays_with_grey(tmp_path):
+    for mode, icc in (("L", GREY_ICC), ("LA", None)):  # which is read as RGBA
+        Image.fromarray(noise(8, 8, 3)).convert(mode).save(tmp_path / "a.png", icc_profile=GREY_ICC)
+        assert pictures.read(tmp_path / "a.png").icc == icc
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -153,21 +250,6 @@ def test_palette_transparency_is_kept(tmp_path):
     assert pictures.read(tmp_path / "a.png").pixels.shape == (8, 8, 4)
 
 
-def bomb() -> bytes:
-    """A valid PNG header that claims 60000 x 60000 pixels."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(1000))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    )
-
-
 def truncated(kind) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise(64, 64, 3)).save(buffer, kind)
@@ -181,7 +263,7 @@ def truncated(kind) -> bytes:
         ("text.png", b"this is a letter, not a picture", "not a readable picture"),
         ("cut.png", truncated("png"), "not a readable picture"),
         ("cut.jpg", truncated("jpeg"), "not a readable picture"),
-        ("bomb.png", bomb(), "60000x60000"),
+        ("bomb.png", png(60000, 60000, 8, 2, bytes(1000)), "60000x60000"),
     ],
 )
 def test_bad_files_get_one_line_with_their_name(tmp_path, name, content, message):
@@ -201,6 +283,8 @@ def test_truncated_16_bit_files_are_refused(tmp_path):
 def test_missing_and_animated_and_cmyk(tmp_path):
     with pytest.raises(PictureError, match="no such file"):
         pictures.read(tmp_path / "none.png")
+    with pytest.raises(PictureError, match="expected a file, this is a folder"):
+        pictures.read(tmp_path)
     frames = [Image.fromarray(noise(8, 8, 3)) for _ in range(3)]
     frames[0].save(tmp_path / "film.webp", save_all=True, append_images=frames[1:])
     with pytest.raises(PictureError, match="expected one picture, the file has 3"):

@@ -1,8 +1,10 @@
 import dataclasses
 import errno
+import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +133,75 @@ def test_held_out_pictures_stay_so_when_a_run_goes_on(data, tmp_path):
         train_dan(TINY, other, DEGRADATION, options, tmp_path)
 
 
+def test_other_pictures_do_not_continue_a_run(folder, data, tmp_path):
+    shutil.copytree(folder, tmp_path / "tiles")
+    data = dataclasses.replace(data, folders=(str(tmp_path / "tiles"),))
+    train_dan(TINY, data, DEGRADATION, dataclasses.replace(OPTIONS, steps=1), tmp_path / "out")
+    (tmp_path / "tiles" / "new.png").write_bytes((folder / "0.png").read_bytes())
+    with pytest.raises(ValueError, match=r"another recipe \(files differ\)"):
+        train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path / "out")
+
+
+def test_a_validation_that_fails_leaves_what_was_learned(data, tmp_path, monkeypatch):
+    def fails(task, model):
+        raise RuntimeError("out of memory")
+
+    options = dataclasses.replace(OPTIONS, validate_every=3, save_every=100)
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="out of memory"):
+        patched.setattr(DANTask, "validate", fails)
+        train_dan(TINY, data, DEGRADATION, options, tmp_path / "parts")
+    parts = train_dan(TINY, data, DEGRADATION, options, tmp_path / "parts")
+    assert [line["step"] for line in log(tmp_path / "parts") if "picture" in line] == [*range(1, 7)]
+    whole = train_dan(TINY, data, DEGRADATION, options, tmp_path / "whole")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "message"),
+    [
+        ("0.png", 16, r"0.png: expected at least 32x32 pixels for validation, got 200x14"),
+        ("0.png", 4, r"0.png: expected at least 16x16 pixels for validation, got 200x14"),
+        ("2.png", 16, r"2.png: expected at least 32x32 pixels for a patch, got 200x14"),
+    ],
+)
+def test_a_picture_that_is_too_small_is_named_before_the_first_step(
+    folder, data, tmp_path, name, patch, message
+):
+    shutil.copytree(folder, tmp_path / "tiles")
+    Image.fromarray(photographs.astronaut()[:14, :200]).save(tmp_path / "tiles" / name)
+    data = dataclasses.replace(data, folders=(str(tmp_path / "tiles"),), patch=patch)
+    with pytest.raises(ValueError, match=message):
+        train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"no checkpoint",
+        lambda content: saved({"model": {}}),
+        lambda content: saved([1, 2]),
+    ],
+    ids=["empty", "cut", "text", "parts", "list"],
+)
+def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
+    train_dan(TINY, data, DEGRADATION, dataclasses.replace(OPTIONS, steps=1), tmp_path)
+    checkpoint = tmp_path / "last.pt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.raises(ValueError, match=r"last.pt: not a readable checkpoint") as caught:
+        train_dan(TINY, data, DEGRADATION, OPTIONS, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def saved(content):
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
     options = dataclasses.replace(OPTIONS, steps=2, save_every=2, log_every=100)
     train_dan(TINY, data, DEGRADATION, options, tmp_path)
@@ -188,6 +259,9 @@ def test_training_goes_on_from_given_weights(data, tmp_path):
     with pytest.raises(ValueError, match="start: .*a.safetensors: expected DANConfig.* got DANC"):
         other = dataclasses.replace(TINY, iterations=3)
         train_dan(other, data, DEGRADATION, options, tmp_path / "c")
+    with pytest.raises(ValueError, match="start: vdsr-lite: model: expected a DAN, got VDSR"):
+        other = dataclasses.replace(data, start="vdsr-lite")
+        train_dan(TINY, other, DEGRADATION, options, tmp_path / "d")
 
 
 def test_the_averaged_model_follows_the_trained_one(data, tmp_path):
@@ -276,6 +350,8 @@ def test_patches_are_cut_from_the_pictures(folder):
     assert seen <= turned and len(seen) > 18
     with pytest.raises(ValueError, match="at least 201x201 pixels for a patch, got 200x200"):
         tiles.patches(1, 201, generator)
+    with pytest.raises(ValueError, match="0.png: expected at least 201x201 pixels for a patch"):
+        TileCache([folder], patch=201)
 
 
 def test_a_share_of_the_patches_is_cut_larger_or_smaller(tmp_path):
@@ -312,6 +388,8 @@ def test_a_share_of_the_patches_is_cut_larger_or_smaller(tmp_path):
         ({"reduced": 1.5}, "data.reduced, data.enlarged: expected shares, .* got 1.5 and 0"),
         ({"reduced": 0.6, "enlarged": 0.6}, "together at most 1, got 0.6 and 0.6"),
         ({"enlarged": -0.1}, "expected shares"),
+        ({"patch": 0}, "data.patch: expected at least 1, got 0"),
+        ({"hold_out": -1}, "data.hold_out: expected at least 0, got -1"),
         ({"learns": "all"}, "data.learns: expected both, restorer, estimator, got 'all'"),
         (
             {"learns": "estimator", "apart": 5},
@@ -431,6 +509,10 @@ def test_a_shipped_recipe_is_meant_by_its_bare_name_alone(name):
         ('kind = "dan"\nmodel = 3', r"expected a section \[model\]"),
         (f"{DAN}save_every = 0", "training.save_every: expected at least 1, got 0"),
         (f"{DAN}betas = [0.9]", "training.betas: expected two, got 1"),
+        (f"{DAN}warmup = -5", "training.warmup: expected at least 0, got -5"),
+        (f"{DAN}cooldown = -3", "training.cooldown: expected at least 0, got -3"),
+        (f"{DAN}halve_every = -1", "training.halve_every: expected at least 0, got -1"),
+        (f"{DAN}ema = 1.0", "training.ema: expected from 0 to below 1, got 1.0"),
     ],
 )
 def test_bad_recipes(tmp_path, text, message):

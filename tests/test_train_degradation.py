@@ -65,6 +65,42 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, kind):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_the_card_says_how_long_was_trained_in_all(tmp_path):
+    dml = recipe(tmp_path, "dml")
+    dml.train(dml.training, tmp_path / "out", "cpu")
+    with pytest.warns(UserWarning, match="is of step 4: nothing is left to train"):
+        again = dml.train(dataclasses.replace(OPTIONS, steps=2), tmp_path / "out", "cpu")
+    assert again.card.figures["steps"] == 4
+
+
+def test_other_pairs_do_not_continue_a_run(tmp_path):
+    dml = recipe(tmp_path, "dml")
+    dml.train(dml.training, tmp_path / "out", "cpu")
+    for side in ("hr", "lr"):
+        (tmp_path / f"3_{side}.png").rename(tmp_path / f"other_{side}.png")
+    with pytest.raises(ValueError, match=r"another recipe \(files differ\)"):
+        dml.train(dml.training, tmp_path / "out", "cpu")
+
+
+def test_a_pair_that_is_too_small_is_named_before_the_first_step(tmp_path):
+    dml = recipe(tmp_path, "dml")
+    for side in ("hr", "lr"):
+        picture = pictures.read(tmp_path / f"2_{side}.png")
+        cut = np.ascontiguousarray(picture.pixels[:30])
+        pictures.write(tmp_path / f"2_{side}.png", picture.with_pixels(cut))
+    with pytest.raises(
+        ValueError, match=r"2_hr.png: .*at least 32x32 pixels for a patch, got 64x30"
+    ):
+        dml.train(dml.training, tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["patch", "batch"])
+def test_data_options_out_of_range(name):
+    with pytest.raises(ValueError, match=f"data.{name}: expected at least 1, got 0"):
+        PairData(("pairs",), **{name: 0})
+
+
 def test_what_is_measured_is_y(tmp_path):
     dml = recipe(tmp_path, "dml")
 
@@ -114,7 +150,8 @@ def test_unregistered_pairs_are_one_line_on_the_command_line(tmp_path, capsys):
     (tmp_path / "warns.toml").write_text(text)
     assert main(["train", str(tmp_path / "warns.toml"), *arguments]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "shifted" in line]
-    assert len(told) == 1 and told[0].startswith("pysr train: pairs: 1 of 4 are shifted")
+    assert len(told) == 1 and told[0].startswith("pysr train: ")
+    assert "pairs: 1 of 4 are shifted" in told[0]
     (tmp_path / "refuses.toml").write_text(text + "refuse_unregistered = true\n")
     assert main(["train", str(tmp_path / "refuses.toml"), *arguments]) == 2
     error = capsys.readouterr().err

@@ -83,6 +83,16 @@ def test_two_folders_of_the_same_names(folder, tmp_path_factory):
     assert len(find_pairs([folder, other])) == 4
 
 
+def test_two_pictures_of_one_name_are_refused(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("folders")
+    for side in ("hr", "lr"):
+        (other / side).mkdir()
+        write(other / side / "x.png", scene())
+    write(other / "hr" / "x.tif", scene(1))
+    with pytest.raises(ValueError, match=r"hr/x.tif: expected one picture .*, got x.png too"):
+        find_pairs([other])
+
+
 @pytest.mark.parametrize("offset", [(0, 0), (2, -1), (0, 3)])
 def test_shifts_are_measured_in_lr_pixels(offset):
     picture = torch.from_numpy(photographs.camera()[:256, :256] / 255)[None, None].float()
@@ -130,9 +140,14 @@ def empty(folder):
         path.unlink()
 
 
+def repeat_name(folder):
+    write(folder / "p1_HR.tif", scene())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (repeat_name, r"p1_hr.png: expected one picture of this name, got p1_HR.tif too"),
         (break_size, r"p1_hr.png: expected 144x120 pixels, 2 times its LR picture, got 72x50"),
         (break_match, r"p2_hr.png: expected a LR picture of the same name"),
         (break_colour, r"p1_hr.png: expected both grey or both in colour, got HR colour and LR"),
@@ -155,5 +170,10 @@ def test_too_few_pairs_and_too_large_patches(folder, tmp_path):
     cache = PairCache([folder], SCALE)
     with pytest.raises(ValueError, match="at least 130x130 pixels for a patch, got 144x120"):
         cache.patches(1, 130, generator())
+    with pytest.raises(ValueError, match=r"p0_hr.png: expected at least 130x130 pixels for a pat"):
+        PairCache([folder], SCALE, patch=130)
+    write_pair(folder, "p", scene()[:7, :7])
+    with pytest.raises(ValueError, match=r"p_hr.png: .* 16x16 pixels for validation, got 14x14"):
+        PairCache([folder], SCALE, hold_out=1)
     with pytest.raises(ValueError, match="multiple of the scale 2, got 25"):
         cache.patches(1, 25, generator())

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(architecture, folder, pairs, 
             architecture, config(architecture), other, BicubicDegradation(2), OPTIONS,
             tmp_path / "whole",
         )  # fmt: skip
+
+
+def test_other_pictures_do_not_continue_a_run(folder, pairs, tmp_path):
+    data = SRData((str(tmp_path / "hr"),), patch=32, batch=2, hold_out=1)
+    shutil.copytree(folder, tmp_path / "hr")
+
+    def train(data):
+        options = dataclasses.replace(OPTIONS, steps=1)
+        train_sr("rrdb", config("rrdb"), data, BicubicDegradation(2), options, tmp_path / "out")
+
+    train(data)
+    (tmp_path / "hr" / "3.png").rename(tmp_path / "hr" / "other.png")
+    with pytest.raises(ValueError, match=r"another recipe \(files differ\)"):
+        train(data)
+
+
+@pytest.mark.parametrize(("name", "use"), [("0", "validation"), ("2", "a patch")])
+def test_a_picture_that_is_too_small_is_named_before_the_first_step(folder, tmp_path, name, use):
+    shutil.copytree(folder, tmp_path / "hr")
+    pictures.write(tmp_path / "hr" / f"{name}.png", pictures.Picture(crop(0)[:20].copy()))
+    with pytest.raises(ValueError, match=f"{name}.png: .* 32x32 pixels for {use}, got 96x20"):
+        task(SRData((str(tmp_path / "hr"),), patch=32, batch=2, hold_out=1))
 
 
 def test_a_batch_has_its_share_of_real_pairs(folder, pairs):
@@ -211,6 +234,10 @@ def test_no_data_and_other_data_are_refused(folder, pairs):
         task(SRData((str(folder),), scales=(3,), patch=32), "vdsr")
     with pytest.raises(ValueError, match=r"data\.scales: expected one at most with pairs"):
         SRData(pairs=(str(pairs),), scales=(2, 3))
+    with pytest.raises(ValueError, match=r"data\.patch: expected at least 1, got -8"):
+        SRData((str(folder),), patch=-8)
+    with pytest.raises(ValueError, match=r"data\.scales: expected at least 1, got 0"):
+        SRData((str(folder),), scales=(2, 0))
     with pytest.raises(ValueError, match=r"data\.batch: expected at least 2, got 1"):
         SRData((str(folder),), (str(pairs),), batch=1)
 

@@ -1,6 +1,11 @@
 import math
 import pickle
+import resource
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe, get_all_start_methods, get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -342,7 +347,12 @@ def test_where_there_is_nothing_to_see_nothing_agrees(upscaler):
     assert len(informative_crops(lr)) == 1
     lr[..., 200:240, 300:340] = torch.rand(3, 40, 40)
     assert len(informative_crops(lr)) == 1
-    assert math.isnan(upscaler(torch.full((1, 3, 300, 300), 0.5)).confidence)
+    flat = torch.full((1, 3, 300, 300), 0.5)
+    assert math.isnan(upscaler(flat).confidence)
+    detailed = torch.rand(1, 3, 300, 300)
+    alone = upscaler(detailed).confidence
+    for batch in ([flat, detailed], [detailed, flat]):
+        assert upscaler(torch.cat(batch)).confidence == alone
 
 
 @pytest.mark.parametrize(
@@ -409,9 +419,82 @@ def test_nothing_is_warmed_up_after_close():
     upscaler = pysr.load("dan-lite-x2", device="cpu")
     with pytest.raises(ValueError, match="warm_up: expected at least 1x1 pixels, got 0x0"):
         upscaler.warm_up(0, 0)
+    with pytest.raises(ValueError, match="tile: expected at least 32 pixels, got 0"):
+        upscaler.warm_up(40, 40, tile=0)
     upscaler.close()
     with pytest.raises(ValueError, match="expected an open one"):
         upscaler.warm_up(40, 40)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch", "onnx"])
+def test_closed_by_another_thread_the_work_at_hand_is_finished(engine, photograph):
+    upscaler = pysr.load("dan-lite-x2", device="cpu", engine=engine)
+    expected = upscaler(photograph[:64, :64]).image
+    inside, closed = threading.Event(), threading.Event()
+    restore = upscaler.engine.restore
+
+    def waiting(*arguments):
+        inside.set()
+        assert closed.wait(60)
+        return restore(*arguments)
+
+    upscaler.engine.restore = waiting
+    with ThreadPoolExecutor(1) as pool:
+        kernel = blur.isotropic(1.2)
+        lr = torch.rand(1, 3, 24, 24)
+        crops = informative_crops(lr)
+        running = pool.submit(upscaler.estimate_on, crops)
+        assert inside.wait(60)
+        upscaler.close()
+        closed.set()
+        assert running.result().kernel.isfinite().all()
+    assert expected.shape == (128, 128, 3)
+    with pytest.raises(ValueError, match="expected an open one, it has been closed"):
+        upscaler(lr, kernel)
+
+
+@pytest.mark.parametrize("engine", ["native", "torch", "onnx"])
+def test_the_callers_autocast_changes_nothing(engine, photograph):
+    with pysr.load("dan-lite-x2", device="cpu", engine=engine, precision="float32") as upscaler:
+        picture, kernel = photograph[:40, :50], blur.isotropic(1.2)
+        expected = [upscaler(picture).image, upscaler(picture, kernel).image]
+        with torch.autocast("cpu", torch.bfloat16):
+            got = [upscaler(picture).image, upscaler(picture, kernel).image]
+            upscaler.warm_up(40, 50)
+            assert upscaler.estimate(picture).dtype == np.float32
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_assumed_kernel_is_not_handed_out():
+    with Upscaler(load_model("dan-lite-x2"), kernel=blur.isotropic(1.2), device="cpu") as upscaler:
+        lr = torch.rand(1, 3, 24, 24)
+        before = upscaler(lr).image
+        (found,) = upscaler.estimates(lr)
+        found.kernel.zero_()
+        assert torch.equal(upscaler(lr).image, before)
+        assert float(upscaler(lr).kernel.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_close_gives_back_what_the_kernels_keep_for_every_thread(photograph):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    upscaler = pysr.load("dan-lite-x2", device="cpu", engine="native", precision="float32")
+    barrier = threading.Barrier(4)
+    big = np.tile(photograph, (2, 2, 1))[:760, :760]
+
+    def restore():
+        upscaler(big, blur.isotropic(1.2))
+        barrier.wait(60)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(restore) for _ in range(4)]:
+            done.result()
+        before = resident()
+        upscaler.close()
+        assert resident() < before - 150 * 2**20
 
 
 def test_unknown_devices_and_engines():

@@ -155,7 +155,7 @@ def degradation(method: Method, case: Case, model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def learn_otherwise(method: Method, case: Case, model: nn.Module, steps: int) -> dict:
     """The same for what is no ONSR: from the blur that DAN estimates, with the last look alone."""
-    kernel, started = estimated_kernel(case.lr, model, CPU), time.perf_counter()
+    kernel, started = estimated_kernel(case.lr, model), time.perf_counter()
     with torch.enable_grad():
         learned = method.other(model, case.lr, kernel, steps)
     seconds = round(time.perf_counter() - started, 1)

@@ -7,7 +7,6 @@
 #include <memory>
 #include <new>
 #include <type_traits>
-#include <utility>
 
 #include "common/dtype.h"
 
@@ -34,39 +33,27 @@ class Buffer {
   std::unique_ptr<T, FreeCacheLines> data_;
 };
 
-// Memory for the length of one call, uninitialised, aligned to a vector. A thread keeps the largest
-// block of up to kKept bytes for its next call, until it is told to release it: fresh memory comes
+// Memory for the length of one call, uninitialised, aligned to a vector. A thread keeps a block of
+// up to kKept bytes for its next call, until all are told to release theirs: fresh memory comes
 // page by page from the system, which takes as long as a good part of an operator's arithmetic.
 // kKept is what a conditional block of the published DAN takes for a tile of 768x768 pixels.
 class CallMemory {
  public:
   static constexpr size_t kKept = 256 << 20;
 
-  explicit CallMemory(size_t bytes) : block_{nullptr, bytes} {
-    if (kept().bytes >= bytes) {
-      block_ = std::exchange(kept(), Block{});
-    } else {
-      block_.data.reset(operator new(bytes, kCacheLine));
-    }
-  }
-  ~CallMemory() {
-    if (block_.bytes <= kKept && block_.bytes > kept().bytes) std::swap(block_, kept());
-  }
-  CallMemory(const CallMemory&) = delete;
-  CallMemory& operator=(const CallMemory&) = delete;
-  void* data() const { return block_.data.get(); }
-  static void release() { kept() = Block{}; }  // what the calling thread keeps
-
- private:
   struct Block {
     std::unique_ptr<void, FreeCacheLines> data;
     size_t bytes = 0;
   };
-  static Block& kept() {
-    static thread_local Block block;
-    return block;
-  }
 
+  explicit CallMemory(size_t bytes);
+  ~CallMemory();
+  CallMemory(const CallMemory&) = delete;
+  CallMemory& operator=(const CallMemory&) = delete;
+  void* data() const { return block_.data.get(); }
+  static void release();  // what threads keep and do not use
+
+ private:
   Block block_;
 };
 

@@ -5,9 +5,10 @@ picture, degraded again by the blur found so far, must give the picture that cam
 different blurs cannot be compared: a wrong one may be met perfectly. So the restorations of the
 best weights so far and of the first ones are kept, and at every look all are judged anew under the
 blur of that moment. In the end the best must beat the unadapted weights under the last blur and
-under their own, or those are put back. Weights are kept with the blur that was found by then: what
-is returned is a pair that was judged, never weights of one step with the blur of another. Where the
-blur is part of a degradation that was learned from a camera's pairs, that degradation judges.
+under their own, or those are put back; a network that is told the blur is then told those with the
+unadapted weights too. Weights are kept with the blur that was found by then: what is returned is a
+pair that was judged, never weights of one step with the blur of another. Where the blur is part of
+a degradation that was learned from a camera's pairs, that degradation judges.
 
 Nothing between two looks waits for the device: losses are summed on it.
 """
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -42,17 +44,22 @@ class Learner(Protocol):
         finished: nothing is left to learn, whatever is left of the budget.
         settled: falling behind the unadapted weights is a bad sign by now; a network that begins
             from nothing does so at first.
+        follows_blur: what is restored depends on the blur that is being learned, as a DAN's does.
     """
 
     model: nn.Module
     finished: bool
     settled: bool
+    follows_blur: bool
 
     def step(self, index: int) -> Tensor:
         """Learn once; returns the loss, a detached number on the device."""
 
     def restore(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, 3, s*H, s*W), by the weights as they are."""
+        """(N, 3, H, W) to (N, 3, s*H, s*W), by the weights and the blur as they are."""
+
+    def restore_under(self, lr: Tensor, degradation: GivenBlur | Camera) -> Tensor:
+        """The same with the blur of a `degradation`; only asked of what follows one."""
 
     def degradation(self) -> GivenBlur | Camera:
         """What was done to the picture, as far as it is known; it stays as it is from now on."""
@@ -105,9 +112,11 @@ class Anytime:
         self.steps, self.history = 0, []
         before = time.perf_counter()
         self.degradation = learner.degradation()
-        self.start = self.best = self._snapshot(self._restored())
+        self.start = self.best = self._snapshot(self._restored(learner.restore))
         self._scored(self.start, self.degradation)
-        self.look_seconds = time.perf_counter() - before  # kept free for the last look
+        # Kept free for the last look, and for those that `_unadapted` takes.
+        looks = 3 if learner.follows_blur else 1
+        self.look_seconds = looks * (time.perf_counter() - before)
 
     def run(self, method: str) -> Report:
         """Teach until the budget is spent; leaves the best weights in the learner's model, and says
@@ -124,10 +133,12 @@ class Anytime:
         except _Diverged as error:
             reason = f"diverged: {error}"
         judges = {self.degradation, self.best.degradation}  # one, where nothing of it learns
+        before = {judge: self._unadapted(judge) for judge in judges}
         rolled_back = not all(
-            self._scored(self.best, judge) > self._scored(self.start, judge) for judge in judges
+            self._scored(self.best, judge) > score for judge, score in before.items()
         )
         kept = self.start if rolled_back else self.best
+        after = self._scored(kept, kept.degradation)
         self.learner.model.load_state_dict(kept.weights)
         if rolled_back:
             outcome = "nothing learned was better, the model is as it was"
@@ -139,8 +150,8 @@ class Anytime:
             steps=self.steps,
             seconds=self._elapsed(),
             kernel=None if kernel is None else kernel.float().cpu(),
-            consistency_before=self._scored(self.start, kept.degradation),
-            consistency_after=self._scored(kept, kept.degradation),
+            consistency_before=after if rolled_back else before[kept.degradation],
+            consistency_after=after,
             rolled_back=rolled_back,
             reason=f"{reason}; {outcome}",
             history=tuple(self.history),
@@ -170,7 +181,7 @@ class Anytime:
         if lost or not math.isfinite(loss):
             raise _Diverged(f"loss {loss:.3g} at step {self.steps}")
         self.degradation = degradation
-        current = self._restored()
+        current = self._restored(self.learner.restore)
         score = consistency(self.lr, current, degradation)
         unadapted = self._scored(self.start, degradation)
         self.history.append(Check(self.steps, self._elapsed(), loss, score, unadapted))
@@ -189,6 +200,17 @@ class Anytime:
     def _scored(self, snapshot: _Snapshot, degradation: GivenBlur | Camera) -> float:
         return consistency(self.lr, snapshot.restored, degradation)
 
+    def _unadapted(self, degradation: GivenBlur | Camera) -> float:
+        """The score of the weights that were begun with. What follows the blur has them restore
+        anew with this one; the model is then left with them."""
+        if not self.learner.follows_blur or degradation is self.start.degradation:
+            return self._scored(self.start, degradation)
+        self.learner.model.load_state_dict(self.start.weights)
+        restore = partial(self.learner.restore_under, degradation=degradation)
+        return consistency(self.lr, self._restored(restore), degradation)
+
     @torch.no_grad()
-    def _restored(self) -> list[Tensor]:
-        return [self.learner.restore(crop) for crop in self.lr]
+    def _restored(self, restore: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The crops as a user gets them, clipped; what is not finite stays so."""
+        made = (restore(crop) for crop in self.lr)
+        return [torch.where(sr.isfinite(), sr.clamp(0, 1), sr) for sr in made]

@@ -5,6 +5,7 @@ It stands where a blur stands that was given: nothing in it learns.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -41,7 +42,11 @@ class Camera(nn.Module):
         return self._kernel
 
     def frozen(self) -> Camera:
-        """The same without noise: what pictures are judged by."""
+        """The same without noise: what pictures are judged by, always one object."""
+        return self._without_noise
+
+    @cached_property
+    def _without_noise(self) -> Camera:
         return Camera(self.degradation.with_noise(0), self._kernel)
 
     def forward(self, hr: Tensor) -> Tensor:
@@ -75,5 +80,5 @@ def camera_of(
     if degradation.has_kernels:
         kernel = degradation.mean_kernels(imresize(lr, scale))[0]
     else:
-        kernel = estimated_kernel(lr, model, lr.device) if isinstance(model, DAN) else None
+        kernel = estimated_kernel(lr, model) if isinstance(model, DAN) else None
     return Camera(degradation, kernel, seed)

@@ -81,13 +81,16 @@ def read(path: str | Path) -> Delta:
             f"{path}: expected what an adapted model was saved as, "
             f"the file says {metadata.get('architecture')!r}"
         )
-    return Delta(
-        base=metadata["base"],
-        scale=json.loads(metadata.get("scale", "null")),
-        report=json.loads(metadata["report"]),
-        settings=json.loads(metadata["settings"]),
-        differences=differences,
-    )
+    try:
+        return Delta(
+            base=metadata["base"],
+            scale=json.loads(metadata.get("scale", "null")),
+            report=json.loads(metadata["report"]),
+            settings=json.loads(metadata["settings"]),
+            differences=differences,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable file ({error!r})") from None
 
 
 @torch.no_grad()

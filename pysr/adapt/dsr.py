@@ -85,9 +85,8 @@ class LRFiner(nn.Module):
         super().__init__()
         self.scale, self.halo = 1, layers + 4
         self.interpolate = BicubicUpsample(factor)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            self.body = plain_body(1, features, factor**2, layers)
+        generator = torch.Generator().manual_seed(seed)
+        self.body = plain_body(1, features, factor**2, layers, generator)
         self.shuffle = nn.PixelShuffle(factor)
         self.reduce = GivenBlur(factor, blur.dirac(1))
 
@@ -182,16 +181,17 @@ def dsr(
         downsample: what the blur comes with, "bicubic", as all estimates mean it, or "decimate".
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, kernel or budget that cannot be used, or a scale at
-            which no shipped model estimates a blur.
+        ValueError, TypeError: for a picture, kernel, budget or seed that cannot be used, or a scale
+            at which no shipped model estimates a blur.
     """
+    blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or DSRConfig()
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)
     scale = model.config.scale
     lr = own_teacher(image, scale, device)
     if kernel is None:
-        kernel = estimated_kernel(lr, model, device)
+        kernel = estimated_kernel(lr, model)
     kernel = blur.check_kernel(kernel).cpu()
     settings = {
         "downsample": downsample,

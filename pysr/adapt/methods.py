@@ -47,7 +47,7 @@ def _zssr(model: nn.Module | str | Path, image, *, kernel, device: str, **option
     model = model if isinstance(model, nn.Module) else load_model(model)
     if kernel is None and knows_blur(model):
         found = usable_device(device)
-        kernel = estimated_kernel(one_picture(image, found), model, found)
+        kernel = estimated_kernel(one_picture(image, found), model)
     return zssr(image, model.config.scale, kernel=kernel, device=device, **options)
 
 
@@ -121,8 +121,11 @@ def load(
             for no model where one is needed.
     """
     file = delta.read(path)
-    report = Report.from_json(file.report)
-    method = METHODS[report.method]
+    try:
+        report = Report.from_json(file.report)
+        method = METHODS[report.method]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable file (its report: {error!r})") from None
     if method.base is not None and not isinstance(base, ZSSR):
         base = method.base(file.settings)
     elif base is None:

@@ -11,9 +11,9 @@ Where the degradation is known, by its kernel (section 4.5) or as one that was l
 camera's pairs, it is Gd, and Gr learns from the external branch alone.
 
 Where this differs from the paper: patches are compared inside a margin, so that mirrored borders
-teach Gd nothing, Gd's kernel is kept at sum 1 and begins as DAN's estimate, and Gd's adversarial
-loss is the one that does not saturate. For speed, a step has 8 patches of a kind instead of 10, and
-weights are looked at every 20 steps instead of every 10.
+teach Gd next to nothing, Gd's kernel is kept at sum 1 and begins as DAN's estimate, and Gd's
+adversarial loss is the one that does not saturate. For speed, a step has 8 patches of a kind
+instead of 10, and weights are looked at every 20 steps instead of every 10.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pysr.adapt.camera import Camera, camera_of
 from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture, teaching
 from pysr.adapt.pool import LEAVES, Patches, open_pool
 from pysr.adapt.report import Adapted
+from pysr.adapt.weights import drawn
 from pysr.degrade import LearnedDegradation
 from pysr.degrade.deep_linear import DeepLinear, GivenBlur, layer_sizes, most_to_begin
 from pysr.nets import DAN, load_model
@@ -102,8 +103,9 @@ class ONSRConfig:
 class Critic:
     """A discriminator and its optimiser: what is real, and what is made to look so (eq. 8)."""
 
-    def __init__(self, rate: float, device: torch.device):
-        self.network = VGGDiscriminator().to(device, memory_format=torch.channels_last)
+    def __init__(self, rate: float, device: torch.device, generator: torch.Generator):
+        network = drawn(VGGDiscriminator, generator)
+        self.network = network.to(device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.Adam(self.network.parameters(), rate, fused=True)
 
     def doubt(self, made: Tensor) -> Tensor:
@@ -155,6 +157,7 @@ class ONSR:
                 "variant that takes it"
             )
         self.model = model.to(device, memory_format=torch.channels_last)
+        self.follows_blur = isinstance(model, DAN) and not known
         self.gd = degradation.to(device)
         self.own, self.pool = Patches([lr[0]], device, turned=False), pool
         self.generator = torch.Generator().manual_seed(seed)
@@ -172,18 +175,20 @@ class ONSR:
                 for layer in self.gd.parameters()
             ]
         self.optimiser = torch.optim.Adam(groups, fused=True)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            self.critics = {
-                name: Critic(config.critic_rate, device)
-                for name in sorted(self.uses)
-                if name.endswith("critic")
-            }
+        weights = torch.Generator().manual_seed(seed)
+        self.critics = {
+            name: Critic(config.critic_rate, device, weights)
+            for name in sorted(self.uses)
+            if name.endswith("critic")
+        }
 
     def restore(self, lr: Tensor) -> Tensor:
+        return self.restore_under(lr, self.gd)
+
+    def restore_under(self, lr: Tensor, degradation: DeepLinear | GivenBlur | Camera) -> Tensor:
         lr = lr.contiguous(memory_format=torch.channels_last)
         if isinstance(self.model, DAN):
-            code = self.model.encode(self.gd.kernel().detach()[None])
+            code = self.model.encode(degradation.kernel().detach()[None])
             return self.model.Restorer(lr, code.expand(len(lr), -1))
         return self.model(lr)
 
@@ -231,7 +236,12 @@ class ONSR:
 
 def margin(scale: int, degradation: DeepLinear | GivenBlur | Camera | None) -> int:
     """LR pixels at a patch's border that the blur reaches from outside: the paper's initial one, or
-    a known one that is wider."""
+    a known one that is wider.
+
+    One that is learned may reach further, by taps of which little is left there: at x2 and a width
+    of 4, mirrored borders come to 0.02 levels. To cut them off too would leave a quarter of the
+    pixels to learn from.
+    """
     gaussians = math.ceil(sum(size // 2 for size in layer_sizes(scale)) / scale)
     known = isinstance(degradation, GivenBlur | Camera)
     return max(gaussians, degradation.reach) if known else gaussians
@@ -264,7 +274,7 @@ def first_blur(lr: Tensor, model: nn.Module, config: ONSRConfig) -> DeepLinear:
     scale = model.config.scale
     if config.begin == "gaussians" or not knows_blur(model):
         return DeepLinear(scale)
-    estimate = estimated_kernel(lr, model, lr.device)
+    estimate = estimated_kernel(lr, model)
     most = most_to_begin(scale)
     return DeepLinear(scale, blur.resized(estimate, most) if len(estimate) > most else estimate)
 
@@ -297,9 +307,10 @@ def onsr(
             (dml.txt, section 3.3).
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, kernel, degradation, budget or pool that cannot be
-            used.
+        ValueError, TypeError: for a picture, kernel, degradation, budget, pool or seed that cannot
+            be used.
     """
+    blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ONSRConfig()
     if kernel is not None and degradation is not None:
         raise ValueError("kernel: given together with a degradation, expected one of them")

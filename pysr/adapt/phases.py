@@ -77,7 +77,7 @@ class Phases:
         budget: Budget,
         started: float,
     ):
-        self.model, self.finished = model, False
+        self.model, self.finished, self.follows_blur = model, False, False
         self._waiting, self._turn = list(phases), None
         self._unadapted, self._adapted, self._degradation = unadapted, adapted, degradation
         self._budget, self._started = budget, started

@@ -77,7 +77,7 @@ def knows_blur(model: nn.Module) -> bool:
     return isinstance(model, DAN) or model.config.scale in DEFAULTS
 
 
-def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+def estimated_kernel(lr: Tensor, model: nn.Module) -> Tensor:
     """(k, k), the blur of (1, 3, H, W): as the model finds it if it is a DAN, else as the shipped
     DAN of its scale does.
 
@@ -88,6 +88,6 @@ def estimated_kernel(lr: Tensor, model: nn.Module, device: torch.device) -> Tens
             f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
         )
     if not isinstance(model, DAN):
-        model = load_model(default_model(model.config.scale, device))
-    with Upscaler(copy.deepcopy(model), device=str(device)) as upscaler:
+        model = load_model(default_model(model.config.scale, lr.device))
+    with Upscaler(copy.deepcopy(model), device=str(lr.device)) as upscaler:
         return upscaler.estimate(lr.cpu())

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pysr import pictures
 
-LEAVES = "leaves"  # the name of the pool that is drawn
+LEAVES = "<leaves>"  # stands for the pool that is drawn; no name that a folder has
 COUNT = 8  # pictures in it
 SIDE = 256  # of each, in pixels, unless patches are larger
 SHAPES = 600  # on SIDE x SIDE pixels, which they cover about twice
@@ -91,7 +91,8 @@ def open_pool(source: str | Path | None, least: int, seed: int, device: torch.de
     images, skipped = [], []
     for path in pictures.listing(source):
         try:
-            image = _rgb(pictures.read(path).pixels)
+            colours = pictures.eight_bit_rgb(pictures.read(path).pixels)
+            image = torch.from_numpy(colours).permute(2, 0, 1).contiguous()
         except pictures.PictureError:
             skipped.append(path.name)
             continue
@@ -113,18 +114,10 @@ def open_pool(source: str | Path | None, least: int, seed: int, device: torch.de
     return Patches(images, device)
 
 
-def _rgb(pixels: np.ndarray) -> Tensor:
-    """(3, H, W) uint8 of a picture file's pixels."""
-    if pixels.dtype == np.uint16:
-        pixels = (pixels / 257).round().astype(np.uint8)
-    pixels = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3]
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-
-
 @lru_cache(maxsize=2)
 def dead_leaves(seed: int = 0, side: int = SIDE) -> tuple[Tensor, ...]:
     """COUNT pictures (3, side, side) uint8, always the same for a seed and a side."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)  # torch takes negative seeds so too
     return tuple(_leaves(rng, side) for _ in range(COUNT))
 
 

@@ -22,7 +22,8 @@ class Check:
         step, seconds: taken so far.
         loss: mean over the steps since the last look.
         consistency: of the weights as they are, in dB, under the kernel found so far.
-        unadapted: the same of the weights that were begun with, under that same kernel.
+        unadapted: the same of the weights that were begun with, under that same kernel; of a DAN,
+            what they made of the picture when told the blur that was begun with.
     """
 
     step: int
@@ -44,7 +45,9 @@ class Report:
             degradation without kernels.
         consistency_before, consistency_after: PSNR in dB between the picture and its restoration
             degraded again by `kernel`, or by the learned degradation, of the unadapted weights and
-            of those that are returned.
+            of those that are returned. A DAN is told `kernel` with both. Of DSR and ZSSR it is what
+            the networks make, without the ensemble and the back-projection after them: nearly any
+            picture agrees with the one that it was back-projected to.
         rolled_back: nothing that was learned was better: the weights are the unadapted ones.
         reason: why learning ended, and what was given up; one line.
         history: the looks that were taken.

@@ -29,6 +29,7 @@ from pysr.adapt.pairs import own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
 from pysr.adapt.picture import judged_on, own_teacher, teaching
 from pysr.adapt.report import Adapted
+from pysr.adapt.weights import drawn
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.nets.parts import BicubicUpsample, check_scale
 from pysr.upscaler import Upscaler, usable_device
@@ -94,26 +95,27 @@ class ZSSRConfig(Learning):
 class ZSSR(Chain):
     """One step, or several in a row: (N, 3, H, W) in [0, 1] -> (N, 3, s*H, s*W), not clipped.
 
-    Untrained, it interpolates. Its weights are always the same for a seed.
+    Untrained, it interpolates. Its weights are always the same for a seed. Raises ValueError for a
+    seed that `pysr.blur.check_seed` refuses.
     """
 
     def __init__(self, sizes: ZSSRSizes | None = None, seed: int = 0):
         sizes = sizes or ZSSRSizes()
         factors = STEPS[sizes.scale] if sizes.gradual else (sizes.scale,)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            super().__init__([Step(s, sizes.layers, sizes.features) for s in factors])
+        blur.check_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        super().__init__([Step(s, sizes.layers, sizes.features, generator) for s in factors])
         self.config = sizes
 
 
 class Step(nn.Module):
     """Interpolation, and a correction of it at full size."""
 
-    def __init__(self, scale: int, layers: int, features: int):
+    def __init__(self, scale: int, layers: int, features: int, generator: torch.Generator):
         super().__init__()
         self.scale = scale
         self.interpolate = BicubicUpsample(scale)
-        self.body = plain_body(3, features, 3, layers)
+        self.body = plain_body(3, features, 3, layers, generator)
         self.halo = math.ceil(layers / scale) + 3
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -121,13 +123,15 @@ class Step(nn.Module):
         return up + self.body(up)
 
 
-def plain_body(inner: int, features: int, outer: int, layers: int) -> nn.Sequential:
+def plain_body(
+    inner: int, features: int, outer: int, layers: int, generator: torch.Generator
+) -> nn.Sequential:
     """3x3 convolutions with ReLU between them; the last one begins at zero."""
     widths = [inner, *[features] * (layers - 1), outer]
     parts = []
     for a, b in zip(widths, widths[1:], strict=False):
-        conv = nn.Conv2d(a, b, 3, padding=1)
-        nn.init.kaiming_normal_(conv.weight)
+        conv = drawn(partial(nn.Conv2d, a, b, 3, padding=1), generator)
+        nn.init.kaiming_normal_(conv.weight, generator=generator)
         nn.init.zeros_(conv.bias)
         parts += [conv, nn.ReLU(inplace=True)]
     nn.init.zeros_(parts[-2].weight)
@@ -178,7 +182,8 @@ def zssr_phases(
         with torch.no_grad():
             father = Chain(network.stages[:i])(picture()).clamp(0, 1)
         noise = 0.0 if i else learning.noise
-        return own_pairs(father, found[i], learning.patch, learning.batch, noise, seed + i)
+        own_seed = (seed + i) % 2**64  # as torch takes it, also after the largest
+        return own_pairs(father, found[i], learning.patch, learning.batch, noise, own_seed)
 
     return [
         Phase(step, partial(begin, i), F.l1_loss, learning.rates)
@@ -217,7 +222,7 @@ def zssr(
             `pysr.degrade.classical`.
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, scale, kernel or budget that cannot be used.
+        ValueError, TypeError: for a picture, scale, kernel, budget or seed that cannot be used.
     """
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ZSSRConfig()
     base = ZSSR(ZSSRSizes(scale, config.layers, config.features, config.gradual), seed)

@@ -24,7 +24,7 @@ COMMANDS = {
     "degrade": "make low-resolution pictures, clips or pairs from clean ones",
     "train": "train a model from a recipe",
     "evaluate": "measure models under a published protocol",
-    "export": "write a model as ONNX graphs, for other runtimes",
+    "export": "write a model for other runtimes: ONNX graphs or TensorRT engines",
     "bench": "time the engines on this machine",
     "models": "list the models that come with pysr",
     "doctor": "what pysr can use on this machine",

@@ -1,6 +1,7 @@
 """pysr degrade IN OUT: by blur and downsampling as asked for, or as a camera was seen to do it.
 
-A clip is degraded frame by frame with the same blur; noise is drawn anew for each.
+A clip is degraded frame by frame with the same blur; noise is drawn anew for each frame and each
+picture, from the seed and the file's name.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from pysr.degrade.dataset import MANIFEST, write_pairs
 from pysr.degrade.learned import PAIR_NOISE
 from pysr.upscaler import usable_device
 from pysr.video.transform import transform
-
-SEEDS = 1_000_003  # seeds of the frames of one clip: more than clips have frames
 
 # A picture (N, C, H, W) in [0, 1], and a seed for its noise.
 Degrade = Callable[[Tensor, int], Tensor]
@@ -69,10 +68,13 @@ def run(options: argparse.Namespace) -> int:
             if _given(options, name):
                 raise ValueError(f"{name}: expected --model with it, a learned degradation")
     if options.pairs:
+        if options.pixel_format:
+            raise ValueError("pixel-format: for video only, pairs are pictures")
         return _write_pairs(options)
     device = usable_device(options.device)
     if options.model is None:
-        degradation, scale = _classical(options), options.scale or 4
+        scale = 4 if options.scale is None else options.scale
+        degradation = _classical(options, scale)
     else:
         learned = _learned(options, 0)
         degradation, scale = learned.degrade, learned.scale
@@ -83,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
         if is_video(source, target):
             made = _degrade_clip(source, target, degradation, scale, device, options)
         else:
-            height, width = _degrade_picture(source, target, degradation, device, options.seed)
+            seed = blur.named_seed(options.seed, source.name)
+            height, width = _degrade_picture(source, target, degradation, device, seed)
             made = f"{width}x{height}"
         print(one_line(f"{source} -> {target} ({made})"), flush=True)
     return 0
@@ -118,13 +121,14 @@ def _degrade_clip(
 ) -> str:
     """Returns what was made, in words."""
 
-    def seed_of(index: int) -> int:
-        return (options.seed * SEEDS + index) % 2**64  # which is as large as seeds are
+    def degraded(frame: Tensor, index: int) -> Tensor:
+        seed = blur.named_seed(options.seed, f"{source.name} {index}")
+        return degradation(frame, seed).clamp_(0, 1)
 
     made = transform(
         source,
         target,
-        lambda frame, index: degradation(frame, seed_of(index)).clamp_(0, 1),
+        degraded,
         lambda height, width: (-(-height // scale), -(-width // scale)),
         device=device,
         pixel_format=options.pixel_format,
@@ -158,8 +162,8 @@ def _learned(options: argparse.Namespace, noise: float) -> degrade.LearnedDegrad
     return degradation.to(usable_device(options.device))
 
 
-def _classical(options: argparse.Namespace) -> Degrade:
-    blurring, scale = _kernel(options), 4 if options.scale is None else options.scale
+def _classical(options: argparse.Namespace, scale: int) -> Degrade:
+    blurring = _kernel(options)
     settings = {"downsample": options.downsample or "bicubic", "quantise": False}
 
     def degradation(hr: Tensor, seed: int) -> Tensor:

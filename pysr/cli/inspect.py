@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 from pysr import arrays, degrade, inspection, pictures
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     found = inspection.inspect(model, pixels)
     if options.html:
         with written_whole(options.html) as beside:
-            beside.write_text(inspection_page(options.input, pixels, found))
+            page = inspection_page(options.input, pixels, found)
+            beside.write_text(page, "utf-8", "backslashreplace")  # the name may be no text
     if options.json:
         print(json_text(_facts(found)))
         return 0
@@ -57,10 +59,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _inspect_degradation(options: argparse.Namespace) -> int:
+    if options.html:
+        raise ValueError("html: expected a model that restores, a learned degradation has no page")
     degradation = degrade.load(options.model)
     picture = options.input and arrays.unpack(pictures.read(options.input).pixels).rgb
     folder = options.out or Path(options.model).with_suffix("")
     card = degradation.card
+    if options.json:
+        written = [str(path) for path in write_views(degradation, folder, picture)]
+        print(json_text({**asdict(card), "written": written}))
+        return 0
     print(f"camera   {card.camera}\ndata     {card.data}\nlicence  {card.licence}")
     for name, figure in card.figures.items():
         print(f"{name:8} {figure:.4g}")

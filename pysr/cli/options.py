@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -150,11 +151,34 @@ def outputs(
     paths = pictures.listing(source, tuple(endings))
     target.mkdir(parents=True, exist_ok=True)
     pairs = [(path, target / _result_name(path, endings)) for path in paths]
-    names = [out.name for _, out in pairs]
-    clashes = sorted({name for name in names if names.count(name) > 1})
+    sources = {path.resolve() for path in paths}
+    for _, out in pairs:  # through links, of a source or of a result
+        if out.resolve() in sources:
+            raise ValueError(f"{out}: the result would overwrite its source")
+    names = Counter(out.name for _, out in pairs)
+    clashes = sorted(name for name, count in names.items() if count > 1)
     if clashes:
         raise ValueError(f"{target}: several results would be written to {', '.join(clashes)}")
     return pairs
+
+
+def fitting(target: Path, picture: pictures.Picture, scale: int, taken: set[Path]) -> Path:
+    """The name of a picture's result in a folder, where nobody chose it: `target`, or, where that
+    format cannot hold `scale` times the picture, the same with .png, which is added to `taken`.
+
+    Args:
+        taken: resolved paths of all sources and results.
+    Raises:
+        ValueError: where the other name is taken.
+    """
+    reason = pictures.misfit(target, picture, scale)
+    if reason is None:
+        return target
+    other = target.with_suffix(".png")
+    if other.resolve() in taken:
+        raise ValueError(f"{target}: {reason}, and {other} is taken; rename the source")
+    taken.add(other.resolve())
+    return other
 
 
 def _result_name(path: Path, endings: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -30,24 +29,18 @@ def run(options: argparse.Namespace) -> int:
         training = dataclasses.replace(training, steps=options.steps)
     out = Path(options.out or recipe.out)
     device = _device(options.device or recipe.device)
-    with warnings.catch_warnings():
-        warnings.showwarning = _one_line
-        try:
-            trained = recipe.train(training, out, device)
-        except KeyboardInterrupt:
-            if (out / "last.pt").exists():
-                print(f"pysr train: {out} is kept: the same command goes on there", file=sys.stderr)
-            raise
+    try:
+        trained = recipe.train(training, out, device)
+    except KeyboardInterrupt:
+        if (out / "last.pt").exists():
+            print(f"pysr train: {out} is kept: the same command goes on there", file=sys.stderr)
+        raise
     if int(os.environ.get("RANK", 0)) == 0:
         target = out / "model.safetensors"
         with written_whole(target) as beside:
             recipe.save(trained, beside)
         print(f"wrote {target}")
     return 0
-
-
-def _one_line(message, *_) -> None:
-    print(f"pysr train: {message}", file=sys.stderr)
 
 
 def _device(name: str) -> str:

@@ -15,6 +15,7 @@ from pysr.cli.options import (
     add_adapt_arguments,
     add_model_arguments,
     check_writable,
+    fitting,
     kernel,
     upscaler,
 )
@@ -62,13 +63,14 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--exact: for pictures only, a clip's blur is followed through its shots")
     check_writable(report=options.report)
     restorer = upscaler(options) if len(videos) < len(pairs) else None
+    taken = {path.resolve() for pair in pairs for path in pair}
     failures, reports = [], []
     for source, target in pairs:
         try:
             if source in videos:
                 about = upscale_clip(options, source, target, learning)
             else:
-                about = _upscale_picture(restorer, source, target, known, learning, options)
+                about = _upscale_picture(restorer, source, target, known, learning, options, taken)
             reports.append(about)
         except BrokenPipeError:  # the reader of our output has gone, no file is at fault
             raise
@@ -88,11 +90,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _upscale_picture(
-    restorer: Upscaler, source: Path, target: Path, known, learning: dict | None, options
+    restorer: Upscaler,
+    source: Path,
+    target: Path,
+    known,
+    learning: dict | None,
+    options: argparse.Namespace,
+    taken: set[Path],
 ) -> dict:
     """Upscale one picture and print lines about it; returns what a report says of it."""
-    started, about = time.perf_counter(), {"input": str(source), "output": str(target)}
+    started = time.perf_counter()
     picture = pictures.read(source)
+    if Path(options.input).is_dir():
+        target = fitting(target, picture, restorer.scale, taken)
+    about = {"input": str(source), "output": str(target)}
     pictures.check_writable(target, picture, restorer.scale)  # before the work
     if learning is not None:
         device = str(restorer.device)

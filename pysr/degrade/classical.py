@@ -42,7 +42,8 @@ def classical(
         generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
     Raises:
         ValueError: for a scale, downsampler or noise kind outside these; for noise below zero or
-            not finite; for a seed beyond 64 bits; and as `pysr.ops.blur_decimate` for shapes.
+            not finite, or of another number than 1 or N; for a seed beyond 64 bits; and as
+            `pysr.ops.blur_decimate` for shapes.
     """
     check_choice("scale", scale, SCALES)
     check_choice("downsample", downsample, DOWNSAMPLERS)
@@ -59,6 +60,11 @@ def classical(
     if len(unusable):
         raise ValueError(
             f"noise: expected finite deviations of at least 0, got {unusable[0].item():.4g}"
+        )
+    if noise.numel() not in (1, len(lr)):
+        raise ValueError(
+            f"noise: expected one deviation, or one for each of {len(lr)} pictures, got "
+            f"{noise.numel()}"
         )
     if bool((noise > 0).any()):
         generator = blur.as_generator(generator, lr.device)
@@ -113,14 +119,17 @@ class RandomDegradation:
     downsample: str = "bicubic"
 
     def __post_init__(self):
+        check_choice("scale", self.scale, SCALES)
+        check_choice("downsample", self.downsample, DOWNSAMPLERS)
         for name in ("setting2", "noisy", "compressed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share, 0 to 1, got {getattr(self, name)}")
         for name, least in (("axes", 0), ("quality", 1)):
-            low, high = getattr(self, name)
-            if not least <= low <= high or high == 0:
+            given = getattr(self, name)
+            if len(given) != 2 or not least <= given[0] <= given[1] or given[1] == 0:
                 raise ValueError(
-                    f"{name}: expected a range, lowest first, from {least}, got {low} to {high}"
+                    f"{name}: expected a range, lowest first, from {least}, got "
+                    f"{' to '.join(map(str, given))}"
                 )
         if not 0 <= self.noise < 1:
             raise ValueError(f"noise: expected a deviation from 0 to below 1, got {self.noise}")

@@ -1,23 +1,24 @@
 """HR-LR pairs made from a folder of clean pictures by a learned degradation (dml.txt, section 3.3).
 
 A set of thousands of pairs takes hours and will be interrupted: every pair is written whole and
-then noted in the manifest, and a second run goes on behind the last note. A picture's noise is
-drawn from the seed and its name, so that it does not matter in how many runs a set was made.
+then noted in the manifest, and a second run makes what is not noted, or was made of other pixels.
+A picture's noise is drawn from the seed and its name, so that it does not matter in how many runs a
+set was made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pysr import arrays, pictures
+from pysr import arrays, blur, pictures
 from pysr.degrade.learned import LearnedDegradation
+from pysr.files import written_whole
 
 MANIFEST = "manifest.jsonl"
 
@@ -32,11 +33,13 @@ def write_pairs(
 
     target/hr holds the pictures, cropped to a multiple of the scale, and target/lr what became of
     them, both as 8-bit RGB PNG files; target/manifest.jsonl says in its first line what they were
-    made with, and in one line per pair its name, size and source.
+    made with, and in one line per pair its name, size, source and the source's SHA-256. Pairs that
+    were made of other sources are kept, but for those of the same names, which are made anew.
 
     Raises:
         PictureError: for a source without pictures or with one that cannot be read.
-        ValueError: for two pictures of one name, or a target that was made in another way.
+        ValueError: for two pictures of one name, a target that was made in another way, or a
+            manifest that is none.
     """
     paths, target = pictures.listing(source), Path(target)
     names = [path.stem for path in paths]
@@ -45,10 +48,9 @@ def write_pairs(
         raise ValueError(f"{source}: several pictures would be written as {', '.join(twice)}")
     for side in ("hr", "lr"):
         (target / side).mkdir(parents=True, exist_ok=True)
-    done = _resume(target / MANIFEST, _settings(degradation, seed))
+    done = _resume(target, _settings(degradation, seed), paths)
     for index, path in enumerate(paths):
-        both = [target / side / f"{path.stem}.png" for side in ("hr", "lr")]
-        if path.stem not in done or not all(file.is_file() for file in both):
+        if path.stem not in done:
             entry = _write_pair(path, target, degradation, seed)
             with (target / MANIFEST).open("a") as manifest:
                 manifest.write(json.dumps(entry) + "\n")
@@ -65,26 +67,52 @@ def _settings(degradation: LearnedDegradation, seed: int) -> dict:
     }
 
 
-def _resume(manifest: Path, settings: dict) -> set[str]:
-    """Names that are noted as done; the manifest is begun, or freed of a half-written last line."""
-    if not manifest.exists():
-        manifest.write_text(json.dumps(settings) + "\n")
-        return set()
-    complete = manifest.read_text().rpartition("\n")[0]
-    lines = [json.loads(line) for line in complete.splitlines()]
-    if lines and lines[0] != settings:
+def _resume(target: Path, settings: dict, sources: list[Path]) -> set[str]:
+    """Names of the pairs that are noted and there; the manifest is begun, or freed of a last line
+    that is half written, of pairs that are gone and of those that `sources` now make otherwise."""
+    manifest = target / MANIFEST
+    text = manifest.read_text(errors="replace") if manifest.exists() else ""
+    lines = _read(manifest, text) or [settings]
+    if lines[0] != settings:
         changed = sorted(key for key in settings if lines[0].get(key) != settings[key])
         raise ValueError(
             f"{manifest}: these pairs were made otherwise ({', '.join(changed)} differ); use "
             "another folder, or the same settings"
         )
-    lines = lines or [settings]
-    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return {line["name"] for line in lines[1:]}
+    by_name = {path.stem: path for path in sources}
+    noted = {}
+    for line in lines[1:]:
+        there = all((target / side / f"{line['name']}.png").is_file() for side in ("hr", "lr"))
+        source = by_name.get(line["name"])
+        if there and (source is None or line.get("sha256") == _digest(source)):
+            noted[line["name"]] = line
+    kept = "".join(json.dumps(line) + "\n" for line in (settings, *noted.values()))
+    if kept != text:
+        with written_whole(manifest) as beside:
+            beside.write_text(kept)
+    return set(noted)
+
+
+def _read(manifest: Path, text: str) -> list[dict]:
+    """The complete lines of a manifest."""
+    try:
+        lines = [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+    except ValueError:
+        lines = [None]
+    if not all(isinstance(line, dict) for line in lines) or any("name" not in x for x in lines[1:]):
+        raise ValueError(
+            f"{manifest}: expected the manifest of a set of pairs, a line of JSON for each; use "
+            "another folder"
+        )
+    return lines
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_pair(path: Path, target: Path, degradation: LearnedDegradation, seed: int) -> dict:
-    pixels = pictures.read(path).pixels
+    digest, pixels = _digest(path), pictures.read(path).pixels
     height, width = (n - n % degradation.scale for n in pixels.shape[:2])
     if 0 in (height, width):
         raise ValueError(
@@ -92,11 +120,10 @@ def _write_pair(path: Path, target: Path, degradation: LearnedDegradation, seed:
             f"{pixels.shape[1]}x{pixels.shape[0]}"
         )
     hr = arrays.unpack(pixels[:height, :width]).rgb.to(degradation.device)
-    drawn = hashlib.sha256(os.fsencode(f"{seed} {path.stem}")).digest()
-    noise = torch.Generator(hr.device).manual_seed(int.from_bytes(drawn[:7], "big"))
-    lr, _ = degradation(hr, noise)
+    lr, _ = degradation(hr, blur.named_seed(seed, path.stem))
     for side, colours in (("hr", hr), ("lr", lr)):
         eight_bit = (colours[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
         picture = pictures.Picture(np.ascontiguousarray(eight_bit.cpu().numpy()))
         pictures.write(target / side / f"{path.stem}.png", picture)
-    return {"name": path.stem, "width": width, "height": height, "source": str(path)}
+    size = {"width": width, "height": height}
+    return {"name": path.stem, **size, "source": str(path), "sha256": digest}

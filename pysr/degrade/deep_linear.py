@@ -22,7 +22,7 @@ from pysr.resize import imresize
 # Sides of the layers, by scale. The paper has x2 and x4; x3 lies between, and deblurring is as x2.
 SIZES = {1: (3, 7, 9), 2: (3, 7, 9), 3: (5, 11, 13), 4: (9, 15, 17)}
 WIDTH = 1.0  # standard deviation of the Gaussians that each layer begins as, in HR pixels
-MOST_TAPS = 63  # of the kernel that everything is folded into
+MOST_FOLDED = 63  # of the kernel that everything is folded into
 
 
 class DeepLinear(nn.Module):
@@ -170,7 +170,7 @@ def bicubic_taps(scale: int) -> Tensor:
 
 def most_taps(scale: int) -> int:
     """Side of the largest blur that can be folded with the downsampling of a scale."""
-    return MOST_TAPS + 1 - bicubic_taps(scale).shape[-1]
+    return MOST_FOLDED + 1 - bicubic_taps(scale).shape[-1]
 
 
 def most_to_begin(scale: int) -> int:

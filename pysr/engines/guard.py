@@ -7,9 +7,11 @@ picture. What is bad is made again in float32 by torch.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from torch import Tensor
@@ -28,6 +30,9 @@ class Guard:
         self.engine = engine
         self._make_float32 = float32
         self._float32 = None
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closed = False
 
     def run(self, what: str, work: Callable[..., tuple[Result, Tensor]]) -> tuple[Result, bool]:
         """What `work` makes, and whether it had to be made again, of which a warning tells.
@@ -38,13 +43,16 @@ class Guard:
         Raises:
             ValueError: if it is not finite in float32 either, or after `close`.
         """
-        self.check_open()
+        with self._in_use():
+            return self._run(what, work)
+
+    def _run(self, what: str, work: Callable[..., tuple[Result, Tensor]]) -> tuple[Result, bool]:
         result, total = work(self.engine)
         if math.isfinite(total):
             return result, False
         warnings.warn(
             f"{what}: not finite from engine {self.engine.describe()}; made again in float32",
-            stacklevel=3,
+            stacklevel=4,
         )
         if self._float32 is None:
             self._float32 = self._make_float32()
@@ -55,10 +63,30 @@ class Guard:
 
     def check_open(self) -> None:
         """Raises ValueError after `close`."""
-        if self.engine is None:
+        if self._closed:
             raise ValueError("upscaler: expected an open one, it has been closed")
 
     def close(self) -> None:
+        """Close the engines, now or when work that other threads do on them has ended."""
+        with self._lock:
+            self._closed = True
+            if self._users == 0:
+                self._close_engines()
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._lock:
+            self.check_open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._closed and self._users == 0:
+                    self._close_engines()
+
+    def _close_engines(self) -> None:
         for engine in filter(None, (self.engine, self._float32)):
             engine.close()
         self.engine = self._float32 = None

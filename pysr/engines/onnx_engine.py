@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from pysr.engines.onnx_export import exported
+from pysr.engines.onnx_export import export_onnx, exported
 from pysr.engines.onnx_graphs import GRAPHS
 from pysr.engines.torch_engine import TorchEngine
 from pysr.nets import DAN
@@ -58,10 +58,20 @@ class OnnxEngine:
         settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
         where = (PROVIDERS[device.type], settings)
         folder = exported(model, precision)
-        self._sessions = {
-            name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=[where])
-            for name in GRAPHS
-        }
+
+        def opened() -> dict:
+            return {
+                name: onnxruntime.InferenceSession(
+                    folder / f"{name}.onnx", options, providers=[where]
+                )
+                for name in GRAPHS
+            }
+
+        try:
+            self._sessions = opened()
+        except Exception:  # ONNX Runtime has many names for a file that is missing or damaged
+            export_onnx(model, folder, precision)
+            self._sessions = opened()
         self._version = onnxruntime.__version__
 
     def restore(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr.nets import DAN
-from pysr.nets.dan import ChannelAttention, ConditionalResidualBlock, whitened
+from pysr.nets.dan import ChannelAttention, ConditionalResidualBlock, whiten
 
 
 class RestorerGraph(nn.Module):
@@ -79,8 +79,7 @@ class EstimatorGraph(nn.Module):
 
     def forward(self, lr: Tensor, sr: Tensor) -> Tensor:
         if self.whitened:
-            sr = whitened(sr, sr if self.scale == 1 else F.avg_pool2d(sr, self.scale))
-            lr = whitened(lr, lr)
+            lr, sr = whiten(lr, sr, self.scale)
         f, condition = self.head_LR(lr.to(self.dtype)), self.head_HR(sr.to(self.dtype))
         for block in self.blocks:
             f = block(f, condition)

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pysr.engines.cache import cache_folder
-from pysr.files import written_whole
+from pysr.files import write_json, written_whole
 
 
 def write_plan(path: Path, plan: bytes, facts: dict) -> None:
@@ -23,8 +23,7 @@ def write_plan(path: Path, plan: bytes, facts: dict) -> None:
     with written_whole(path) as beside:
         beside.write_bytes(plan)
     about = {**facts, "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()}
-    with written_whole(path.with_suffix(".json")) as beside:
-        beside.write_text(json.dumps(about, indent=2) + "\n")
+    write_json(path.with_suffix(".json"), about)
 
 
 def read_plan(path: Path, facts: dict) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,14 +20,16 @@ class Takeover:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pysr-build")
         self._made: dict[str, Future] = {}
         self._failed: set[str] = set()
+        self._lock = threading.Lock()
 
     def get(self, name: str, *, wait: bool = False):
         """What was made, None as long as it is not ready (unless `wait`) or where it failed."""
         if name in self._failed:
             return None
-        if name not in self._made:
-            self._made[name] = self._pool.submit(self._make, name)
-        made = self._made[name]
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = self._pool.submit(self._make, name)
+            made = self._made[name]
         if not (wait or made.done()):
             return None
         try:

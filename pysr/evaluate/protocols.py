@@ -56,7 +56,7 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
         kernels = blur.gaussian8(scale)
         downsample = "decimate" if protocol == "gaussian8-decimate" else "bicubic"
     elif protocol == "div2krk":
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**64)
         kernels = blur.random_irregular(1, blur.SETTING2_SIZE[scale], generator=generator)
         downsample = "decimate"
     else:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from pysr import blur, pictures
+from pysr import arrays, blur, pictures
 from pysr.adapt import taught
 from pysr.degrade import LearnedDegradation, imresize, to_8bit
 from pysr.evaluate.metrics import psnr, ssim
@@ -64,15 +65,14 @@ class Report:
     def table(self) -> Table:
         counts = f"{self.pictures} pictures, {self.cases} cases"
         title = f"{self.protocol} x{self.scale}: {counts}, {self.data}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=escape(title), title_justify="left")
         table.add_column("method", overflow="fold")
         for name in ("PSNR dB", "SSIM", "kernel error", "s/picture"):
             table.add_column(name, justify="right")
         for row in self.rows:
             error = "-" if row.kernel_error is None else f"{row.kernel_error:.3f}"
-            table.add_row(
-                row.method, f"{row.psnr:.2f}", f"{row.ssim:.4f}", error, f"{row.seconds:.3f}"
-            )
+            figures = f"{row.psnr:.2f}", f"{row.ssim:.4f}", error, f"{row.seconds:.3f}"
+            table.add_row(escape(row.method), *figures)
         return table
 
 
@@ -114,15 +114,18 @@ def evaluate(
     paths = pictures.listing(data)[:limit]
     scores = {name: [] for name in methods}
     for index, path in enumerate(paths):
-        hr = _as_tensor(path)
+        hr = arrays.unpack(pictures.read(path).pixels).rgb.contiguous()
         made = (
-            learned_cases(protocol, hr, seed)
+            learned_cases(protocol, hr, blur.named_seed(seed, path.name))
             if learned
             else cases(protocol, scale, hr, index, seed)
         )
-        for case in made:
-            for name, method in methods.items():
-                scores[name].append(_score(method, case, scale))
+        try:
+            for case in made:
+                for name, method in methods.items():
+                    scores[name].append(_score(method, case, scale))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         progress(index + 1, len(paths))
     rows = tuple(_mean_row(name, values) for name, values in scores.items())
     count = len(scores[INTERPOLATION])
@@ -130,7 +133,7 @@ def evaluate(
     return Report(protocol, scale, str(data), len(paths), count, seed, rows)
 
 
-def _blind(upscaler: Upscaler) -> Callable[[Case], tuple[Tensor, Tensor]]:
+def _blind(upscaler: Upscaler) -> Callable[[Case], tuple[Tensor, Tensor | None]]:
     def method(case: Case) -> tuple[Tensor, Tensor | None]:
         result = upscaler(case.lr)
         return result.image, result.kernel
@@ -138,21 +141,13 @@ def _blind(upscaler: Upscaler) -> Callable[[Case], tuple[Tensor, Tensor]]:
     return method
 
 
-def _adapted(upscaler: Upscaler, learning: dict) -> Callable[[Case], tuple[Tensor, Tensor]]:
-    def method(case: Case) -> tuple[Tensor, Tensor]:
+def _adapted(upscaler: Upscaler, learning: dict) -> Callable[[Case], tuple[Tensor, Tensor | None]]:
+    def method(case: Case) -> tuple[Tensor, Tensor | None]:
         device = str(upscaler.device)
         adapted = taught(model=upscaler.model, image=case.lr, device=device, **learning)
         return adapted.upscaler(case.lr).image, adapted.report.kernel
 
     return method
-
-
-def _as_tensor(path: Path) -> Tensor:
-    picture = pictures.read(path).pixels
-    levels = 65535 if picture.dtype == "uint16" else 255
-    tensor = torch.from_numpy(picture.astype("float32") / levels)
-    tensor = tensor[..., None].expand(-1, -1, 3) if tensor.ndim == 2 else tensor[..., :3]
-    return tensor.permute(2, 0, 1)[None].contiguous()
 
 
 def _score(method, case: Case, scale: int) -> tuple[float, float, float | None, float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -74,7 +75,7 @@ class SpeedReport:
 
     def table(self) -> Table:
         title = f"{self.model}, one Restorer pass, {self.device}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=escape(title), title_justify="left")
         table.add_column("engine")
         table.add_column("precision")
         for name in ("size", "ms", "fps", "GB", "of limit", "PSNR dB"):

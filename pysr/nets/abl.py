@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pysr import blur
+from pysr._ext import MOST_TAPS
 from pysr.nets.parts import Conv3x3
 from pysr.ops import mixture_blur
 
@@ -45,7 +46,7 @@ class ABLConfig:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
                 raise ValueError(f"{name}: expected one of {listed}, got {getattr(self, name)}")
-        for name, high in (("features", 1024), ("blocks", 64), ("kernel_size", 64)):
+        for name, high in (("features", 1024), ("blocks", 64), ("kernel_size", MOST_TAPS)):
             if not 1 <= getattr(self, name) <= high:
                 raise ValueError(f"{name}: expected 1 to {high}, got {getattr(self, name)}")
 

@@ -25,6 +25,7 @@ from pysr.nets.parts import (
     convolve,
     learns_by_ours,
     learns_on_matrix_tiles,
+    pixel_shuffles,
 )
 from pysr.ops import conditional_residual_block, mixed_residual_block
 from pysr.ops.mixed_residual_block import border_cases
@@ -183,11 +184,10 @@ class Restorer(nn.Module):
         )
         self.fusion = Conv3x3(nf, nf)
         if config.compact_tail:
-            steps, last = [], [Conv3x3(nf, 3 * s * s), nn.PixelShuffle(s)]
+            upscale = [Conv3x3(nf, 3 * s * s), nn.PixelShuffle(s)]
         else:
-            steps, last = ([2, 2] if s == 4 else [s]), [Conv3x3(nf, 3)]
-        stages = [(Conv3x3(nf, nf * r * r), nn.PixelShuffle(r)) for r in steps]
-        self.upscale = nn.Sequential(*(layer for stage in stages for layer in stage), *last)
+            upscale = [*pixel_shuffles(nf, nf, s), Conv3x3(nf, 3)]
+        self.upscale = nn.Sequential(*upscale)
         self.skip = BicubicUpsample(s) if config.bicubic_skip else None
 
     def forward(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
@@ -247,16 +247,17 @@ class Estimator(nn.Module):
 
     def forward(self, sr: Tensor, lr: Tensor) -> Tensor:
         if self.whitened:
-            lr, sr = self.whiten(lr, sr)
+            lr, sr = whiten(lr, sr, self.scale)
         f, cond = self.head_LR(lr), self.head_HR(sr)
         for block in self.body:
             f = block(f, cond)
         return self.out(f).mean((2, 3))
 
-    def whiten(self, lr: Tensor, sr: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as a whitened Estimator sees them."""
-        coarse = sr if self.scale == 1 else F.avg_pool2d(sr, self.scale)
-        return whitened(lr, lr), whitened(sr, coarse)
+
+def whiten(lr: Tensor, sr: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """Both pictures as a whitened Estimator sees them."""
+    coarse = sr if scale == 1 else F.avg_pool2d(sr, scale)
+    return whitened(lr, lr), whitened(sr, coarse)
 
 
 def whitened(x: Tensor, coarse: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pysr.nets.checkpoints import State
 from pysr.ops import conv_shuffle
 from pysr.ops.mixed_residual_block import on_matrix_tiles
+from pysr.resize import cubic
 
 # The most LR pixels of context that tiles are given. A tile of 768 then costs a third more than its
 # share; the 350 that RRDB's 23 blocks can see would cost three times as much again, for what
@@ -146,10 +147,7 @@ class BicubicUpsample(nn.Module):
         super().__init__()
         self.scale = scale
         phase = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-        distance = (phase[:, None] - torch.arange(-2.0, 3.0, dtype=torch.float64)).abs()
-        inner = (1.5 * distance - 2.5) * distance**2 + 1
-        outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-        taps = torch.where(distance <= 1, inner, torch.where(distance < 2, outer, 0.0))  # (s, 5)
+        taps = cubic(phase[:, None] - torch.arange(-2.0, 3.0, dtype=torch.float64))  # (s, 5)
         weight = torch.einsum("ai,bj->abij", taps, taps).reshape(scale**2, 1, 5, 5)
         self.register_buffer("weight", weight.float(), persistent=False)
 

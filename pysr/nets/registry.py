@@ -18,6 +18,7 @@ from pysr.nets import edsr, rcan, rdn, rrdb, vdsr
 from pysr.nets.checkpoints import PublicNames, State, count, unwrapped
 from pysr.nets.dan import DAN, DANConfig
 from pysr.nets.edsr import EDSR, EDSRConfig
+from pysr.nets.parts import shuffled_scale
 from pysr.nets.rcan import RCAN, RCANConfig
 from pysr.nets.rdn import RDN, RDNConfig
 from pysr.nets.rrdb import RRDB, RRDBConfig
@@ -68,16 +69,12 @@ class ModelError(ValueError):
 def infer_config(state: State, scale: int | None = None) -> DANConfig:
     """The configuration that a state dict with the published DAN names was made with."""
     features = len(state["Restorer.head.weight"])
-    upscaling = [
-        len(value)
-        for key, value in sorted(state.items())
-        if key.startswith("Restorer.upscale.") and key.endswith(".weight")
-    ]
-    compact = len(upscaling) == 1
+    tail = "Restorer.upscale."
+    compact = f"{tail}2.weight" not in state
     if compact:
-        scale = math.isqrt(upscaling[0] // 3)
+        scale = math.isqrt(len(state[f"{tail}0.weight"]) // 3)
     else:
-        scale = math.prod(math.isqrt(n // features) for n in upscaling[:-1])
+        scale = shuffled_scale(state, tail, features)
     _, taps, code_length = state["encoder"].shape
     return DANConfig(
         scale=scale,

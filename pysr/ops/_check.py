@@ -26,6 +26,10 @@ def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None
         raise TypeError(
             f"{name}: expected {other.dtype}, the dtype of {other_name}, got {value.dtype}"
         )
+    check_device(name, value, other_name, other)
+
+
+def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.device != other.device:
         raise ValueError(
             f"{name}: expected device {other.device}, that of {other_name}, got {value.device}"

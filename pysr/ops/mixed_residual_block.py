@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import _ext
-from pysr.ops._check import check_picture, check_tensor
+from pysr.ops._check import check_device, check_picture, check_tensor
 from pysr.ops._launch import launch
 from pysr.ops.conditional_residual_block import (
     SLOPE,
@@ -92,6 +92,7 @@ def check_arguments(f: Tensor, cond: Tensor, *weights: Tensor) -> None:
     check_tensor("cond", cond, (torch.float32,))
     if cond.ndim != 2 or len(cond) != n:
         raise ValueError(f"cond: expected (N, D) with N = {n}, got {tuple(cond.shape)}")
+    check_device("cond", cond, "f", f)
     check_weights(c, cond.shape[1], weights, "cond", cond)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,13 +14,14 @@ from pysr import blur
 from pysr.degrade import FileDegradation, RandomDegradation
 from pysr.evaluate.metrics import psnr
 from pysr.evaluate.protocols import cases
-from pysr.nets.dan import DAN, BicubicUpsample, DANConfig, grown, initialise
-from pysr.nets.registry import load_model, save_model
-from pysr.train.data import TileCache
-from pysr.train.loop import TrainingOptions, run
+from pysr.nets.dan import DAN, DANConfig, grown, initialise
+from pysr.nets.parts import BicubicUpsample
+from pysr.nets.registry import load_dan, save_model
+from pysr.train.data import VALIDATION_CROP, TileCache, described
+from pysr.train.loop import TrainingOptions, check_least, run
 
 KERNELS_FOR_PCA = 20000
-VALIDATION_CROP = 192
+SMALLEST_MSE = 3e-6  # 55 dB: a flat patch, which is restored exactly, must not outweigh others
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class DANData:
         reduced, enlarged: shares of the patches, together at most 1, that are cut larger and
             reduced, or smaller and enlarged, see `pysr.train.data.TileCache.patches`.
         learns: "both"; "restorer": told the true code, while the Estimator stays as it is; or
-            "estimator": in every iteration of the loop, while the Restorer stays as it is.
+            "estimator": in every iteration of the loop and for the picture that comes of it,
+            while the Restorer stays as it is.
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
@@ -60,6 +62,8 @@ class DANData:
     start: str | None = None
 
     def __post_init__(self):
+        check_least("data", self, 1, "patch", "batch")
+        check_least("data", self, 0, "hold_out")
         shares = (self.reduced, self.enlarged)
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError(
@@ -114,7 +118,11 @@ class RestorerLosses(nn.Module):
 
 
 class EstimatorLosses(nn.Module):
-    """L1 of the code of every iteration that a picture is restored with; the Restorer is frozen.
+    """L1 of the code of every iteration that a picture is restored with, and the logarithm of what
+    the restored picture's mean square error then is; the Restorer is frozen.
+
+    A picture that was soft to begin with looks like a sharp one after more blur. Of the two
+    mistakes the code's error knows nothing; PSNR, which the logarithm stands for, tells them apart.
 
     Raises ValueError for a model of one iteration, which restores with the first code.
     """
@@ -129,7 +137,7 @@ class EstimatorLosses(nn.Module):
         self.model = model
         model.Restorer.requires_grad_(False)
 
-    def forward(self, lr: Tensor, kernels: Tensor, **_) -> dict[str, Tensor]:
+    def forward(self, hr: Tensor, lr: Tensor, kernels: Tensor, **_) -> dict[str, Tensor]:
         model = self.model
         true_code = model.encode(kernels)
         code, losses = model.init_ker_map.expand(len(lr), -1), []
@@ -138,7 +146,8 @@ class EstimatorLosses(nn.Module):
                 sr = model.Restorer(lr, code)
             code = model.Estimator(sr, lr)
             losses.append(F.l1_loss(code, true_code))
-        return {"code": torch.stack(losses).mean()}
+        mse = (model.Restorer(lr, code).float() - hr).square().mean((1, 2, 3))
+        return {"code": torch.stack(losses).mean(), "log_mse": (mse + SMALLEST_MSE).log().mean()}
 
 
 LOSSES = {"both": DANLosses, "restorer": RestorerLosses, "estimator": EstimatorLosses}
@@ -159,7 +168,7 @@ class DANTask:
         torch.manual_seed(seed)
         if data.start:
             try:
-                self.model = grown(load_model(data.start), config)
+                self.model = grown(load_dan(data.start), config)
             except ValueError as error:
                 raise ValueError(f"start: {data.start}: {error}") from None
         else:
@@ -168,7 +177,8 @@ class DANTask:
             initialise(self.model)
         self.model.train().to(device, memory_format=torch.channels_last)
         self.module = LOSSES[data.learns](self.model)
-        self.tiles = TileCache(data.folders, device, data.hold_out)
+        patch = data.patch * degradation.scale
+        self.tiles = TileCache(data.folders, device, data.hold_out, patch)
 
     def batch(self, step: int, generator: torch.Generator) -> dict:
         scale = self.degradation.scale
@@ -223,7 +233,8 @@ def train_dan(
     """Train a DAN and return its averaged model; see `pysr.train.loop.run` for what lands in `out`.
 
     Raises:
-        ValueError: when model and degradation differ in scale or kernel size, and as `run`.
+        ValueError: when model and degradation differ in scale or kernel size, and as `TileCache`
+            and `run`.
         FileNotFoundError: when the training pictures are not there.
     """
     for name in ("scale", "kernel_size"):
@@ -233,9 +244,10 @@ def train_dan(
     degradation.kernels(1, 0)  # raises where a learned degradation has none to teach
     task = DANTask(config, data, degradation, options.seed, torch.device(device))
     description = {
-        "model": _plain(config),
-        "degradation": _plain(degradation),
+        "model": asdict(config),
+        "degradation": described(degradation),
         "folders": list(data.folders),
+        "files": task.tiles.files,
         "hold_out": data.hold_out,
         "reduced": data.reduced,
         "enlarged": data.enlarged,
@@ -246,7 +258,7 @@ def train_dan(
         "guided": data.guided,
         "seed": options.seed,
     }
-    return run(task, options, Path(out), description, torch.device(device))
+    return run(task, options, Path(out), description, torch.device(device))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,11 +279,3 @@ class DANRecipe:
 
     def save(self, trained: DAN, path: Path) -> None:
         save_model(trained, path)
-
-
-def _plain(settings) -> dict:
-    """A dataclass as what survives a checkpoint unchanged: numbers, strings and lists."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in vars(settings).items()
-    }

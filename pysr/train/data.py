@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pysr import pictures
+from pysr.degrade import FileDegradation, load
+
+VALIDATION_CROP = 192  # the side of what is validated on, of a held-out picture
+# The least side of one: the borders that div2krk's blurs reflect have 13 pixels.
+VALIDATION_LEAST = 16
 
 
 class TileCache:
@@ -20,12 +27,23 @@ class TileCache:
         folders: searched for pictures, not recursively; sorted by name, so that an index is stable.
         device: where the pictures live; patches are cut there.
         hold_out: the first pictures, evenly spread over all, kept for validation instead.
+        patch: side of the patches that will be cut; no picture may be smaller.
+
+    Attributes:
+        files: what tells the pictures from others, see `fingerprint`.
     Raises:
         FileNotFoundError: for a missing folder, or when no folder holds a picture.
         PictureError: for one that cannot be read.
+        ValueError: for one that is smaller than a patch, or than a validation takes.
     """
 
-    def __init__(self, folders: Sequence[str | Path], device: str = "cpu", hold_out: int = 0):
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        device: str | torch.device = "cpu",
+        hold_out: int = 0,
+        patch: int = 1,
+    ):
         paths = []
         for folder in map(Path, folders):
             if not folder.is_dir():
@@ -36,16 +54,15 @@ class TileCache:
                 f"training data: expected more than {hold_out} pictures in "
                 f"{', '.join(map(str, folders))}, found {len(paths)}"
             )
+        self.files = fingerprint(paths)
         self.paths, held_out = split(paths, hold_out)
-        self.tiles = [self._load(p).to(device) for p in self.paths]
-        self.held_out = [self._load(p) for p in held_out]
+        least = max(patch, VALIDATION_LEAST)
+        self.held_out = [check_size(p, self._load(p), least, "validation") for p in held_out]
+        self.tiles = [check_size(p, self._load(p), patch).to(device) for p in self.paths]
 
     @staticmethod
     def _load(path: Path) -> Tensor:
-        pixels = pictures.read(path).pixels
-        if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        colours = pixels[..., :3] if pixels.ndim == 3 else np.stack([pixels] * 3, -1)
+        colours = pictures.eight_bit_rgb(pictures.read(path).pixels)
         return torch.from_numpy(colours).permute(2, 0, 1).contiguous()
 
     def __len__(self) -> int:
@@ -70,12 +87,7 @@ class TileCache:
         out = []
         for _ in range(n):
             index, flip, turns = draw((len(self), 2, 4), generator)
-            tile = self.tiles[index]
-            if min(tile.shape[-2:]) < size:
-                raise ValueError(
-                    f"{self.paths[index]}: expected at least {size}x{size} pixels for a patch, "
-                    f"got {tile.shape[-1]}x{tile.shape[-2]}"
-                )
+            tile = check_size(self.paths[index], self.tiles[index], size)
             side = size
             if reduced or enlarged:
                 kind = torch.rand((), generator=generator)
@@ -97,6 +109,31 @@ def _resized(patch: Tensor, size: int) -> Tensor:
         return patch
     other = F.interpolate(patch[None].float(), (size, size), mode="bicubic", antialias=True)[0]
     return other.round().clamp(0, 255).to(patch.dtype)
+
+
+def check_size(path: Path, picture: Tensor, least: int, use: str = "a patch") -> Tensor:
+    """The picture (C, H, W); raises ValueError, naming its file, for a side below `least`."""
+    height, width = picture.shape[-2:]
+    if min(height, width) < least:
+        raise ValueError(
+            f"{path}: expected at least {least}x{least} pixels for {use}, got {width}x{height}"
+        )
+    return picture
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """What tells the files of one training from another's, by their names in their order."""
+    names = "/".join(path.name for path in paths)
+    return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
+
+
+def described(degradation) -> dict:
+    """A degradation, a dataclass, as a checkpoint remembers it; of a learned one not the name of
+    its file alone. Raises DegradationError for a file that is none."""
+    settings = asdict(degradation)
+    if isinstance(degradation, FileDegradation):
+        settings["fingerprint"] = load(degradation.file).fingerprint()
+    return settings
 
 
 def split(items: Sequence, hold_out: int) -> tuple[list, list]:

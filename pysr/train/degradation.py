@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pysr.degrade.learned import Card, LearnedDegradation
 from pysr.nets.abl import ABL, ABLConfig
 from pysr.nets.dml import DMLConfig, build_dml
-from pysr.train.loop import TrainingOptions, run
+from pysr.train.loop import TrainingOptions, check_least, run
 from pysr.train.pairs import PairCache
 
 
@@ -34,6 +34,10 @@ class PairData:
     batch: int = 16
     hold_out: int = 4
     refuse_unregistered: bool = False
+
+    def __post_init__(self):
+        check_least("data", self, 1, "patch", "batch")
+        check_least("data", self, 0, "hold_out")
 
 
 class PairLoss(nn.Module):
@@ -61,7 +65,12 @@ class DegradationTask:
         self.model = model.train().to(device, memory_format=torch.channels_last)
         self.module = PairLoss(self.model, distance)
         self.pairs = PairCache(
-            data.folders, model.config.scale, device, data.hold_out, data.refuse_unregistered
+            data.folders,
+            model.config.scale,
+            device,
+            data.hold_out,
+            data.refuse_unregistered,
+            patch=data.patch,
         )
 
     def batch(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -143,10 +152,11 @@ def train_degradation(
     description = {
         "model": asdict(task.model.config),
         "folders": list(data.folders),
+        "files": task.pairs.files,
         "hold_out": data.hold_out,
         "seed": options.seed,
     }
-    model = run(task, options, out, description, torch.device(device)).eval()
+    model, steps = run(task, options, out, description, torch.device(device))
     with torch.no_grad():
-        figures = {**task.validate(model), "pairs": len(task.pairs), "steps": options.steps}
+        figures = {**task.validate(model.eval()), "pairs": len(task.pairs), "steps": steps}
     return LearnedDegradation(model, replace(card, figures=figures))

@@ -64,11 +64,10 @@ class TrainingOptions:
     save_every: int = 500
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"training.steps: expected at least 1, got {self.steps}")
-        for name in ("log_every", "validate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
+        check_least("training", self, 1, "steps", "log_every", "validate_every", "save_every")
+        check_least("training", self, 0, "warmup", "halve_every", "cooldown")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"training.ema: expected from 0 to below 1, got {self.ema}")
         if len(self.betas) != 2:
             raise ValueError(f"training.betas: expected two, got {len(self.betas)}")
         if self.precision not in ("fp32", "bf16"):
@@ -84,6 +83,15 @@ class TrainingOptions:
         if self.cooldown:
             rate *= min(1.0, (self.steps - step) / self.cooldown)
         return rate
+
+
+def check_least(section: str, options: object, least: int, *names: str) -> None:
+    """Raises ValueError, as of a recipe's section, where one of these options is below `least`."""
+    for name in names:
+        if getattr(options, name) < least:
+            raise ValueError(
+                f"{section}.{name}: expected at least {least}, got {getattr(options, name)}"
+            )
 
 
 class Task(Protocol):
@@ -107,19 +115,21 @@ def data_generator(seed: int, rank: int, step: int) -> torch.Generator:
 
 def run(
     task: Task, options: TrainingOptions, out: Path, description: dict, device: torch.device
-) -> nn.Module:
-    """Train `task`, or go on where an earlier run in `out` stopped; returns the averaged model.
+) -> tuple[nn.Module, int]:
+    """Train `task`, or go on where an earlier run in `out` stopped; returns the averaged model and
+    the steps that it was trained for.
 
     Writes out/log.jsonl (a line per log_every steps and per validation) and out/last.pt (model,
     averaged model, optimiser, step, description), always beside and then renamed. Under torchrun
     every process takes its own part of each batch's draw; only the first writes.
 
-    Interrupted by the keyboard, it writes out/last.pt too.
+    out/last.pt is also written before each validation, which may fail, and when the keyboard
+    interrupts.
 
     Raises:
         OSError: when a file cannot be written; the last checkpoint stays.
-        ValueError: when out/last.pt was made from another `description`; what is not in it, such as
-            all of `options` but the seed, may change on the way.
+        ValueError: when out/last.pt is damaged, or was made from another `description`; what is not
+            in it, such as all of `options` but the seed, may change on the way.
         RuntimeError: when a loss or a weight is not finite, naming the step; the last checkpoint
             stays.
     """
@@ -166,18 +176,18 @@ def run(
                 seconds = (time.perf_counter() - started) / counted
                 report.line(step=done, rate=options.rate(step), seconds_per_step=seconds, **means)
                 sums, counted, started = {}, 0, time.perf_counter()
-            if rank == 0 and (done % options.validate_every == 0 or done == options.steps):
-                report.line(step=done, **_validate(task, average.module))
-                started = time.perf_counter()
-            due = done % options.save_every == 0 or done == options.steps
-            if rank == 0 and (due or interrupted()):
+            validates = done % options.validate_every == 0 or done == options.steps
+            if rank == 0 and (validates or done % options.save_every == 0 or interrupted()):
                 if not all(bool(p.isfinite().all()) for p in task.model.parameters()):
                     raise RuntimeError(f"training: weights are not finite near step {done}")
                 _save(checkpoint, task.model, average, optimiser, done, description)
+            if rank == 0 and validates:
+                report.line(step=done, **_validate(task, average.module))
+                started = time.perf_counter()
             report.advance()
             if interrupted():
                 raise KeyboardInterrupt
-    return average.module
+    return average.module, max(first, options.steps)
 
 
 @contextlib.contextmanager
@@ -233,7 +243,7 @@ def _resume(path: Path, model, average, optimiser, description: dict, device) ->
     """Load a checkpoint into everything that is trained; returns the next step."""
     if not path.exists():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = _read(path, device)
     if state["description"] != description:
         changed = sorted(
             key
@@ -248,6 +258,23 @@ def _resume(path: Path, model, average, optimiser, description: dict, device) ->
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"]
+
+
+def _read(path: Path, device: torch.device) -> dict:
+    """What `_save` wrote. Raises ValueError, naming the file, for anything else."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        missing = {"model", "average", "optimiser", "step", "description"} - state.keys()
+        if missing:
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+    except OSError:
+        raise
+    except Exception as error:  # torch meets damage in many ways
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({reason}); remove it to begin anew"
+        ) from None
+    return state
 
 
 class _Reporter:

@@ -7,7 +7,7 @@ sizes and registration are looked at before the first step.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from pysr import arrays, pictures
 from pysr.colour import unit_luma
 from pysr.degrade import imresize
-from pysr.train.data import draw, split
+from pysr.train.data import VALIDATION_LEAST, check_size, draw, fingerprint, split
 
 MAX_SHIFT = 1.0  # LR pixels
 
@@ -43,8 +43,8 @@ def find_pairs(folders: Sequence[str | Path]) -> list[Pair]:
     with the same names in both.
     Raises:
         FileNotFoundError: for a missing folder.
-        ValueError: for a folder without pictures, a picture in no pair, or a file that ends in
-            _hr or _lr and is not of a format that pysr reads.
+        ValueError: for a folder without pictures, a picture in no pair, two of one name, or a file
+            that ends in _hr or _lr and is not of a format that pysr reads.
     """
     return [pair for folder in map(Path, folders) for pair in _pairs_of(folder)]
 
@@ -53,9 +53,9 @@ def _pairs_of(folder: Path) -> list[Pair]:
     if not folder.is_dir():
         raise FileNotFoundError(f"pairs: no folder {folder}")
     if (folder / "hr").is_dir():
-        hr, lr = ({p.stem: p for p in pictures.listing(folder / side)} for side in ("hr", "lr"))
+        hr, lr = (_by_name(pictures.listing(folder / side)) for side in ("hr", "lr"))
     else:
-        hr, lr = _by_suffix(folder, "_hr"), _by_suffix(folder, "_lr")
+        hr, lr = (_by_name(_with_suffix(folder, suffix), suffix) for suffix in ("_hr", "_lr"))
     if not hr and not lr:
         raise ValueError(
             f"pairs: {folder}: expected NAME_hr and NAME_lr pictures, or folders hr and lr"
@@ -68,8 +68,20 @@ def _pairs_of(folder: Path) -> list[Pair]:
     return [Pair(hr[name], lr[name]) for name in sorted(hr)]
 
 
-def _by_suffix(folder: Path, suffix: str) -> dict[str, Path]:
+def _by_name(paths: Iterable[Path], suffix: str = "") -> dict[str, Path]:
+    """Files by the name of their pair, which is theirs without the suffix."""
     found = {}
+    for path in paths:
+        name = path.stem[: len(path.stem) - len(suffix)]
+        if name in found:
+            raise ValueError(
+                f"pairs: {path}: expected one picture of this name, got {found[name].name} too"
+            )
+        found[name] = path
+    return found
+
+
+def _with_suffix(folder: Path, suffix: str) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if not path.stem.lower().endswith(suffix) or path.name.startswith("."):
             continue
@@ -77,8 +89,7 @@ def _by_suffix(folder: Path, suffix: str) -> dict[str, Path]:
             raise ValueError(
                 f"pairs: {path}: unknown format; expected {', '.join(pictures.READABLE)}"
             )
-        found[path.stem[: -len(suffix)]] = path
-    return found
+        yield path
 
 
 def read_pair(pair: Pair, scale: int, colour: bool = False) -> tuple[Tensor, Tensor]:
@@ -128,9 +139,13 @@ class PairCache:
         hold_out: pairs, evenly spread over all, kept for validation instead.
         refuse_unregistered: raise where a pair is shifted by more than a LR pixel; else warn.
         colour: keep RGB instead of Y.
+        patch: side of the HR patches that will be cut; no HR picture may be smaller.
+
+    Attributes:
+        files: what tells the pairs from others, see `pysr.train.data.fingerprint`.
     Raises:
-        ValueError: for too few pairs, unregistered ones if those are refused, and as `find_pairs`
-            and `read_pair`.
+        ValueError: for too few pairs, one that is smaller than a patch, or than a validation takes,
+            unregistered ones if those are refused, and as `find_pairs` and `read_pair`.
     """
 
     def __init__(
@@ -141,6 +156,7 @@ class PairCache:
         hold_out: int = 0,
         refuse_unregistered: bool = False,
         colour: bool = False,
+        patch: int = 1,
     ):
         found = find_pairs(folders)
         if len(found) <= hold_out:
@@ -148,10 +164,15 @@ class PairCache:
                 f"pairs: expected more than {hold_out} in {', '.join(map(str, folders))}, "
                 f"found {len(found)}"
             )
+        self.files = fingerprint(path for pair in found for path in (pair.hr, pair.lr))
         read = [(pair, *read_pair(pair, scale, colour)) for pair in found]
+        kept, held_out = split(read, hold_out)
+        for pair, hr, _ in kept:
+            check_size(pair.hr, hr, patch)
+        for pair, hr, _ in held_out:
+            check_size(pair.hr, hr, max(patch, VALIDATION_LEAST), "validation")
         _check_registration(read, refuse_unregistered)
         self.scale = scale
-        kept, held_out = split(read, hold_out)
         self.pairs = [(pair, hr[0].to(device), lr[0].to(device)) for pair, hr, lr in kept]
         self.held_out = [(hr, lr) for _, hr, lr in held_out]
 
@@ -172,11 +193,7 @@ class PairCache:
         for _ in range(n):
             index, mirrored, upside_down = draw((len(self), 2, 2), generator)
             pair, hr, lr = self.pairs[index]
-            if min(hr.shape[-2:]) < size:
-                raise ValueError(
-                    f"{pair.hr}: expected at least {size}x{size} pixels for a patch, got "
-                    f"{hr.shape[-1]}x{hr.shape[-2]}"
-                )
+            check_size(pair.hr, hr, size)
             y, x = draw([length - size // s + 1 for length in lr.shape[-2:]], generator)
             flips = [axis for axis, flip in ((1, upside_down), (2, mirrored)) if flip]
             out.append(

@@ -21,11 +21,9 @@ from pysr.degrade import BicubicDegradation, FileDegradation, RandomDegradation,
 from pysr.evaluate.metrics import psnr
 from pysr.nets.registry import ARCHITECTURES, build, load_model, save_model
 from pysr.nets.vdsr import VDSR
-from pysr.train.data import TileCache
-from pysr.train.loop import TrainingOptions, run
+from pysr.train.data import VALIDATION_CROP, TileCache, described
+from pysr.train.loop import TrainingOptions, check_least, run
 from pysr.train.pairs import PairCache
-
-VALIDATION_CROP = 192
 
 Degradation = BicubicDegradation | RandomDegradation | FileDegradation
 
@@ -60,6 +58,10 @@ class SRData:
     def __post_init__(self):
         if not self.folders and not self.pairs:
             raise ValueError("data: expected folders of HR pictures, folders of pairs, or both")
+        check_least("data", self, 1, "patch")
+        check_least("data", self, 0, "hold_out")
+        if min(self.scales, default=1) < 1:
+            raise ValueError(f"data.scales: expected at least 1, got {min(self.scales)}")
         if not 0 < self.real < 1:
             raise ValueError(f"data.real: expected a share between 0 and 1, got {self.real:g}")
         if self.pairs and len(self.scales) > 1:
@@ -83,7 +85,8 @@ class SyntheticPairs:
 
     def __init__(self, data: SRData, degradation: Degradation, device: torch.device):
         self.degradation, self.device = degradation, device
-        self.tiles = TileCache(data.folders, device, data.hold_out)
+        self.tiles = TileCache(data.folders, device, data.hold_out, data.patch)
+        self.files = self.tiles.files
 
     def patches(
         self, n: int, size: int, scale: int, generator: torch.Generator
@@ -110,8 +113,9 @@ class RealPairs:
 
     def __init__(self, data: SRData, scale: int, device: torch.device):
         self.cache = PairCache(
-            data.pairs, scale, device, data.hold_out, data.refuse_unregistered, colour=True
+            data.pairs, scale, device, data.hold_out, data.refuse_unregistered, True, data.patch
         )
+        self.files = self.cache.files
         self.device = device
 
     def patches(
@@ -225,7 +229,8 @@ def train_sr(
 
     See `pysr.train.loop.run` for what lands in `out`.
     Raises:
-        ValueError: for scales or patches that do not fit the network, and as `PairCache` and `run`.
+        ValueError: for scales or patches that do not fit the network, and as `TileCache`,
+            `PairCache` and `run`.
         FileNotFoundError: when the training pictures are not there.
     """
     task = SRTask(architecture, config, data, degradation, options.seed, torch.device(device))
@@ -233,10 +238,11 @@ def train_sr(
         "architecture": architecture,
         "model": asdict(config),
         "data": asdict(data),
-        "degradation": asdict(degradation),
+        "files": [source.files for source in task.sources],
+        "degradation": described(degradation),
         "seed": options.seed,
     }
-    return run(task, options, Path(out), description, torch.device(device)).eval()
+    return run(task, options, Path(out), description, torch.device(device))[0].eval()
 
 
 @dataclass(frozen=True, kw_only=True)

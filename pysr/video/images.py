@@ -41,7 +41,7 @@ def _numbered(path: Path, number: int) -> str:
 
 
 def probe(path: Path) -> Clip:
-    """See `pysr.video.clip.probe`; the first picture sets the size and the depth."""
+    """See `pysr.video.reader.probe`; the first picture sets the size and the depth."""
     files = _files(path)
     first = _read(files[0])
     height, width = first.shape[:2]

@@ -96,6 +96,10 @@ def run(
         sink(iter(restored))
         stop()
 
+    def end() -> None:
+        for thread in threads:
+            thread.join()
+
     threads = [
         threading.Thread(target=beside, args=(stage.__name__, stage), daemon=True)
         for stage in (decode, encode)
@@ -103,8 +107,8 @@ def run(
     for thread in threads:
         thread.start()
     guarded("model", restore)
-    for thread in threads:
-        thread.join()
+    while any(thread.is_alive() for thread in threads):  # once, unless it is interrupted
+        guarded("end", end)
     if failures:
         raise failures[0]
     waiting = decoded.empty + restored.full

@@ -38,7 +38,7 @@ class _Packets:
 
 
 def probe(path: Path, index: int | None) -> Clip:
-    """See `pysr.video.clip.probe`."""
+    """See `pysr.video.reader.probe`."""
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
     try:

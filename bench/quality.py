@@ -129,11 +129,12 @@ def write_summary(options: argparse.Namespace, names: list[str], rows: list[list
     methods = {}
     for name, column in zip(names, zip(*rows, strict=True), strict=True):
         losses = [row[0] - value for row, value in zip(rows, column, strict=True)]
+        gains = [value - row[0] for row, value in zip(rows, column, strict=True)]
         methods[name] = {
             "psnr": round(sum(column) / len(column), 4),
             "mean_loss": round(sum(losses) / len(losses), 4),
             "largest_loss_of_a_case": round(max(losses), 4),
-            "largest_gain_of_a_case": round(-min(losses), 4),
+            "largest_gain_of_a_case": round(max(gains), 4),
         }
     content = {
         **made_by(),

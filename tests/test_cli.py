@@ -181,6 +181,10 @@ def test_a_folders_result_that_its_format_cannot_hold_becomes_png(tiny_model, tm
     assert pictures.read(out / "a.png").pixels.shape == (48, 48, 4)
     assert pictures.read(out / "b.png").pixels.shape == (48, 48, 3)
     assert pictures.read(out / "c.png").pixels.shape == (8, 18000, 3)
+    (folder / "b.jpg").unlink()
+    assert run("degrade", folder, tmp_path / "small", "--scale", 2) == 0
+    assert sorted(p.name for p in (tmp_path / "small").iterdir()) == ["a.png", "b.png", "c.webp"]
+    assert pictures.read(tmp_path / "small" / "a.png").pixels.shape == (12, 12, 4)
 
 
 def test_results_of_one_name_are_refused(picture, tmp_path, capsys):

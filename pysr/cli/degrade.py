@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pysr import arrays, blur, degrade, pictures
 from pysr.cli import one_line
-from pysr.cli.options import kernel
+from pysr.cli.options import fitting, kernel
 from pysr.cli.video import inputs_and_outputs, is_video
 from pysr.degrade import classical
 from pysr.degrade.classical import DOWNSAMPLERS, NOISES
@@ -81,22 +81,25 @@ def run(options: argparse.Namespace) -> int:
     pairs = inputs_and_outputs(Path(options.input), Path(options.output))
     if options.pixel_format and not any(is_video(*pair) for pair in pairs):
         raise ValueError(f"pixel-format: for video only, and {options.input} is none")
+    taken = {path.resolve() for pair in pairs for path in pair}
     for source, target in pairs:
         if is_video(source, target):
             made = _degrade_clip(source, target, degradation, scale, device, options)
         else:
+            picture = pictures.read(source)
+            if Path(options.input).is_dir():
+                target = fitting(target, picture, 1, taken)
             seed = blur.named_seed(options.seed, source.name)
-            height, width = _degrade_picture(source, target, degradation, device, seed)
+            height, width = _degrade_picture(picture, target, degradation, device, seed)
             made = f"{width}x{height}"
         print(one_line(f"{source} -> {target} ({made})"), flush=True)
     return 0
 
 
 def _degrade_picture(
-    source: Path, target: Path, degradation: Degrade, device: torch.device, seed: int
+    picture: pictures.Picture, target: Path, degradation: Degrade, device: torch.device, seed: int
 ) -> tuple[int, int]:
     """Returns the result's height and width."""
-    picture = pictures.read(source)
     pictures.check_writable(target, picture)
     unpacked = arrays.unpack(picture.pixels)
     # A grey picture has one noise, not the mean of three.

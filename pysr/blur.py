@@ -58,8 +58,8 @@ def check_seed(seed: int) -> None:
 
 
 def named_seed(seed: int, name: str) -> int:
-    """A seed for each of many things that share one, drawn from it and the thing's name: what else
-    is there, and in what order, does not matter."""
+    """A seed, from 0 to below 2**56, for each of many things that share one, drawn from it and the
+    thing's name: what else is there, and in what order, does not matter."""
     drawn = hashlib.sha256(os.fsencode(f"{seed} {name}")).digest()
     return int.from_bytes(drawn[:7], "big")
 

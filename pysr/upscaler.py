@@ -181,7 +181,7 @@ class Upscaler:
     def warm_up(self, height: int, width: int, tile: int = TILE) -> None:
         """Let the engine build, compile or capture now what the first picture of a size (in input
         pixels) would wait for; worth it before many of that size. Raises ValueError for no pixels,
-        and after `close`."""
+        a tile below 32, and after `close`."""
         check_tile(tile)
         if min(height, width) < 1:
             raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")

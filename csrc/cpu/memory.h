@@ -33,9 +33,10 @@ class Buffer {
   std::unique_ptr<T, FreeCacheLines> data_;
 };
 
-// Memory for the length of one call, uninitialised, aligned to a vector. A thread keeps a block of
-// up to kKept bytes for its next call, until all are told to release theirs: fresh memory comes
-// page by page from the system, which takes as long as a good part of an operator's arithmetic.
+// Memory for the length of one call, uninitialised, aligned to a vector. A thread keeps the largest
+// block of up to kKept bytes for its next call, until any thread releases those of all: fresh
+// memory comes page by page from the system, which takes as long as a good part of an operator's
+// arithmetic.
 // kKept is what a conditional block of the published DAN takes for a tile of 768x768 pixels.
 class CallMemory {
  public:

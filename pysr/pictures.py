@@ -73,7 +73,8 @@ class Picture:
 
 
 def read(path: str | Path) -> Picture:
-    """Read a picture file: grey, grey with alpha, RGB, RGBA or palette, 8 or 16 bits a channel.
+    """Read a picture file: grey, grey with alpha, RGB, RGBA or palette, 8 or 16 bits a channel;
+    also 12 bits of grey, which become 16.
 
     Raises:
         PictureError: missing, empty, truncated, not a picture, animated, of another colour model,
@@ -132,6 +133,8 @@ def _decode(path: Path, image: Image.Image) -> Picture:
     exif, orientation = _exif(path, image)
     if image.mode.startswith("I;16"):
         pixels = np.array(image).astype(np.uint16)
+        if depth == 12:  # Pillow leaves them in the lower bits
+            pixels = np.round(pixels * (65535 / 4095)).astype(np.uint16)
         if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white
             pixels = 65535 - pixels
         if transparent is not None:

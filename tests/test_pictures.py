@@ -101,6 +101,18 @@ def test_a_tiff_means_the_same_in_16_and_in_8_bits(tmp_path, meaning):
     np.testing.assert_array_equal(deep // 257, pixels)
 
 
+def test_the_levels_of_a_12_bit_tiff_span_16_bits(tmp_path):
+    levels = np.array([[0, 1000], [2048, 4095]])
+    data = b"".join((a << 12 | b).to_bytes(3, "big") for a, b in levels.tolist())
+    # width, height, bits a sample, compression, 0 is black, offset, rows of the strip, its bytes
+    tags = {256: 2, 257: 2, 258: 12, 259: 1, 262: 1, 273: 8, 278: 2, 279: len(data)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, n, 0) for tag, n in tags.items())
+    folder = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + folder)
+    expected = np.round(levels / 4095 * 65535)
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.tif").pixels, expected)
+
+
 @pytest.mark.parametrize("compression", [None, "deflate"])
 @pytest.mark.parametrize("extra", [[], ["assocalpha"]])
 def test_16_bit_colour_in_planes_is_refused(tmp_path, compression, extra):
@@ -237,17 +249,22 @@ def test_pictures_come_upright(tmp_path, orientation):
 
 
 @pytest.mark.parametrize(
-    ("mode", "shape"), [("1", (8, 8)), ("L", (8, 8)), ("LA", (8, 8, 4)), ("P", (8, 8, 3))]
+    ("mode", "plain"), [("1", "L"), ("L", "L"), ("LA", "RGBA"), ("P", "RGB"), ("RGBA", "RGBA")]
 )
-def test_other_modes(tmp_path, mode, shape):
-    Image.fromarray(noise(8, 8, 3)).convert(mode).save(tmp_path / "a.png")
-    assert pictures.read(tmp_path / "a.png").pixels.shape == shape
+def test_other_modes(tmp_path, mode, plain):
+    image = Image.fromarray(noise(8, 8, 3)).convert(mode)
+    image.save(tmp_path / "a.png")
+    expected = np.array(image.convert(plain))
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.png").pixels, expected)
 
 
 def test_palette_transparency_is_kept(tmp_path):
     image = Image.fromarray(noise(8, 8, 3)).convert("P")
-    image.save(tmp_path / "a.png", transparency=0)
-    assert pictures.read(tmp_path / "a.png").pixels.shape == (8, 8, 4)
+    clear = int(np.array(image)[3, 5])
+    image.save(tmp_path / "a.png", transparency=clear)
+    pixels = pictures.read(tmp_path / "a.png").pixels
+    np.testing.assert_array_equal(pixels[..., :3], np.array(image.convert("RGB")))
+    np.testing.assert_array_equal(pixels[..., 3] == 0, np.array(image) == clear)
 
 
 def truncated(kind) -> bytes:

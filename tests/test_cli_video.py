@@ -103,7 +103,7 @@ def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys):
     plain, taught = tmp_path / "plain.mkv", tmp_path / "taught.mkv"
     model = ("--model", tiny_model)
     assert run("upscale", small, plain, *model) == 0
-    assert run("upscale", small, taught, *model, "--adapt", "onsr", "--budget", "2s") == 0
+    assert run("upscale", small, taught, *model, "--adapt", "onsr", "--budget", "5s") == 0
     assert f"{small}: onsr: " in capsys.readouterr().err
     assert decoded(plain) != decoded(taught)
 
@@ -159,6 +159,8 @@ def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_mo
         (("{clip}", "{tmp}/none/o.mkv"), "no folder"),
         (("{clip}", "{tmp}/o.mkv", "--exact"), "--exact: for pictures only"),
         (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/none/r.json"), "r.json cannot be written"),
+        (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/o.mkv"), "would replace it"),
+        (("{clip}", "{tmp}/o.mkv", "--report", "{clip}"), "would replace it"),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "zssr"), "adapt: expected onsr for a clip"),
         (
             ("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--budget", "9 steps"),

@@ -1,5 +1,6 @@
 """Probing: what a file holds, and what is refused before any work."""
 
+import os
 import sys
 from fractions import Fraction as F
 
@@ -166,23 +167,31 @@ def _cut_matroska(path):
     path.write_bytes(whole[: len(whole) // 2])
 
 
-def _two_sizes(path):
+def _two_parts(path, widths=(64, 64), formats=("yuv420p", "yuv420p"), codec="libx264"):
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", 25)
-        for part, width in enumerate((64, 80)):
-            encoder = av.CodecContext.create("libx264", "w")
-            encoder.width, encoder.height, encoder.pix_fmt = width, 48, "yuv420p"
+        stream = container.add_stream(codec, 25)
+        for part, (width, format_) in enumerate(zip(widths, formats, strict=True)):
+            encoder = av.CodecContext.create(codec, "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, 48, format_
             encoder.time_base = F(1, 25)
             if part == 0:
-                stream.width, stream.height = width, 48
+                stream.width, stream.height, stream.pix_fmt = width, 48, format_
             packets = []
             for index in range(8):
-                frame = av.VideoFrame(width, 48, "yuv420p")
+                frame = av.VideoFrame(width, 48, format_)
                 frame.pts, frame.time_base = 8 * part + index, F(1, 25)
                 packets += encoder.encode(frame)
             for packet in packets + encoder.encode(None):
                 packet.stream = stream
                 container.mux(packet)
+
+
+def _two_sizes(path):
+    _two_parts(path, widths=(64, 80))
+
+
+def _two_depths(path):
+    _two_parts(path, formats=("yuv420p", "yuv420p10le"))
 
 
 def _b_frames(path):
@@ -193,6 +202,7 @@ def _b_frames(path):
     "name, make, words",
     [
         ("a.mp4", lambda path: None, "no such file"),
+        ("a.mp4", os.mkfifo, "expected a file, .* got a pipe"),
         ("a.mp4", _nothing, "not readable as video"),
         ("a.mp4", _words, "not readable as video"),
         ("a.mp4", _sound, "expected a video stream, the file has only audio"),
@@ -204,6 +214,7 @@ def _b_frames(path):
         ("a.mp4", _cut_without_index, "truncated"),
         ("a.mkv", _cut_matroska, "truncated: the header states"),
         ("a.ts", _two_sizes, "resolution changes at .* from 64x48 to 80x48"),
+        ("a.ts", _two_depths, "pixel format changes at .* from yuv420p to yuv420p10le"),
     ],
 )
 def test_what_cannot_be_whole_is_refused_in_one_line(tmp_path, name, make, words):
@@ -211,6 +222,13 @@ def test_what_cannot_be_whole_is_refused_in_one_line(tmp_path, name, make, words
     with pytest.raises(VideoError, match=words) as caught:
         probe(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pixel_format_that_changes_without_notice_is_refused_at_its_frame(tmp_path):
+    path = tmp_path / "a.mkv"
+    _two_parts(path, formats=("yuvj420p", "yuvj422p"), codec="mjpeg")
+    with pytest.raises(VideoError, match="at frame 8 from yuvj420p to yuvj422p; cut the file"):
+        list(read(probe(path)))
 
 
 def test_without_pyav_one_line_says_how_to_get_it(tmp_path, monkeypatch):

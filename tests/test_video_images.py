@@ -1,5 +1,7 @@
 """Image sequences in and out, in the shape of clips and segments."""
 
+import os
+
 import numpy as np
 import pytest
 from video_clips import draw_clip, number, picture, upscale
@@ -60,6 +62,16 @@ def test_two_pictures_of_one_name_are_refused_before_the_work(tmp_path):
     encoding = Encoding.choose(clip, tmp_path / "out")
     with pytest.raises(VideoError, match="several pictures would be written to a1.png"):
         check_target(tmp_path / "out", clip, encoding)
+
+
+def test_a_picture_whose_name_is_too_long_is_refused_before_the_work(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 10))
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    fits, too_long = (tmp_path / "out" / f"{'n' * (longest - more)}%d.png" for more in (6, 5))
+    encoding = Encoding.choose(clip, fits)
+    with pytest.raises(VideoError, match="n10.png: cannot be written .File name too long"):
+        check_target(too_long, clip, encoding)
+    assert upscale(clip, fits) == () and len(list(fits.parent.iterdir())) == 10
 
 
 def test_sound_that_pictures_cannot_hold_is_told(tmp_path):

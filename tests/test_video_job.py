@@ -224,6 +224,28 @@ def test_the_disk_that_finished_segments_took_is_not_asked_for_again(
     assert video.upscale(short_clip, target, **settings).resumed > 0
 
 
+@pytest.mark.parametrize("ending", [".mkv", ""])
+def test_the_longest_name_that_the_file_system_holds(tiny_model, tmp_path, ending):
+    source = draw_clip(tmp_path / "in.mkv", 3)
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    target = tmp_path / ("n" * (longest - len(ending)) + ending)
+    settings = {"model": tiny_model, "segment": 1}
+    with pytest.raises(KeyboardInterrupt):
+        video.upscale(source, target, **settings, progress=stop_after(3))
+    assert video.upscale(source, target, **settings).resumed > 0
+    assert left(tmp_path) == ["in.mkv", target.name]
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tiny_model, tmp_path, monkeypatch):
+    for name in ("exists", "is_dir", "is_file"):  # as Python 3.14 has them, which raise nothing
+        monkeypatch.setattr(Path, name, getattr(os.path, name.replace("_", "")))
+    source = draw_clip(tmp_path / "in.mkv", 3)
+    target = tmp_path / f"{'n' * os.pathconf(tmp_path, 'PC_NAME_MAX')}.mkv"
+    with pytest.raises(video.VideoError, match="n.mkv: cannot be written .File name too long"):
+        video.upscale(source, target, model=tiny_model)
+    assert left(tmp_path) == ["in.mkv"]
+
+
 def test_a_link_stays_one_and_the_file_it_leads_to_is_replaced(tiny_model, tmp_path):
     source = draw_clip(tmp_path / "in.mkv", 5)
     store, here = tmp_path / "store", tmp_path / "here"

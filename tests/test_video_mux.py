@@ -182,6 +182,22 @@ def test_a_rotation_that_would_be_lost_is_refused(tmp_path):
         _rehearsed(clip, tmp_path / "out.ts")
 
 
+def test_a_mirrored_picture_stays_one_or_is_refused(tmp_path):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mkv"
+    upside_down = (1 << 16, 0, 0, 0, -1 << 16, 0, 0, 0, 1 << 30)
+
+    def change(packet, streams):
+        if packet is None:
+            streams[0].set_display_matrix(upside_down)
+
+    _remuxed(draw_clip(tmp_path / "a.mp4", 4), source, change)
+    clip = probe(source)
+    upscale(clip, target)
+    assert probe(target).display_matrix == upside_down
+    with pytest.raises(VideoError, match="mirrors the picture would be lost"):
+        _rehearsed(clip, tmp_path / "out.ts")
+
+
 @pytest.mark.parametrize("suffix", [".m3u8", ".mpd"])
 def test_containers_of_many_files_are_refused(tmp_path, suffix):
     clip = probe(draw_clip(tmp_path / "in.mp4", 4))

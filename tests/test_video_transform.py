@@ -59,6 +59,12 @@ def test_a_mount_point_is_refused_before_the_work(clip, tmp_path, monkeypatch, c
     assert capsys.readouterr().err.endswith("mount: is a mount point: name a folder inside it\n")
 
 
+def test_the_longest_name_that_the_file_system_holds(clip, tmp_path):
+    target = tmp_path / f"{'n' * (os.pathconf(tmp_path, 'PC_NAME_MAX') - 4)}.mkv"
+    assert run(clip, target, "--scale", 2) == 0
+    assert sorted(os.listdir(tmp_path)) == ["in.mkv", target.name]
+
+
 def test_noise_is_drawn_anew_for_each_frame_and_from_the_seed(clip, tmp_path):
     learned = LearnedDegradation(build_dml(DMLConfig(bases=2, kernel_size=3, features=4, levels=1)))
     learned.save(tmp_path / "dml.safetensors")

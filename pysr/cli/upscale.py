@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
     check_writable(report=options.report)
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     taken = {path.resolve() for pair in pairs for path in pair}
+    if options.report and Path(options.report).resolve() in taken:
+        raise ValueError(f"--report: {options.report} is an input or a result, and would replace it")
     failures, reports = [], []
     for source, target in pairs:
         try:

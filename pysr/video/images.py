@@ -152,7 +152,7 @@ class Folder:
 
 def check_target(target: Path, clip: Clip) -> None:
     """Raises VideoError unless the folder of the target is new or empty and can be made, and every
-    frame gets a name of its own there."""
+    frame gets a name of its own there that the file system holds."""
     folder = target if not _NUMBER.search(target.name) else target.parent
     if _NUMBER.search(target.name) and target.suffix.lower() != ".png":
         raise VideoError(f"{target}: image sequences are written as PNG; use a .png pattern")
@@ -160,10 +160,22 @@ def check_target(target: Path, clip: Clip) -> None:
         raise VideoError(f"{folder}: expected a new or an empty folder for the pictures")
     if not folder.resolve().parent.is_dir():
         raise VideoError(f"{folder}: no folder {folder.parent}")
-    names = Counter(_names(target, clip)) if clip.files else {}  # else they are numbers
+    names = Counter(_names(target, clip))
     twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise VideoError(f"{folder}: several pictures would be written to {', '.join(twice)}")
+    # Beside the folder, which may not be there yet.
+    check_name(folder.resolve().with_name(max(names, key=lambda name: len(os.fsencode(name)))))
+
+
+def check_name(path: Path) -> None:
+    """Raises VideoError for a name that the file system cannot hold."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise VideoError(f"{path.name}: cannot be written ({error.strerror})") from None
 
 
 def _names(target: Path, clip: Clip) -> list[str]:

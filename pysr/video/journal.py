@@ -1,7 +1,7 @@
 """What a job has done so far, in a folder beside its target, so that no crash costs more than a
 segment.
 
-    .NAME.pysr/
+    .NAME.pysr/       beside the target NAME; of a long one its digest
         lock          held by the process that works on it, and let go of by the system if that dies
         job.json      what the result depends on: input, model, options, versions, each as a digest
                       or a value
@@ -34,6 +34,7 @@ from pysr.files import flush, flush_all, written_whole
 from pysr.video.clip import VideoError
 
 _LOCK, _JOB, _WORK, _DONE = "lock", "job", "work-", "done"
+_LONG = 100  # bytes: a file system that takes just the target's name takes none that is longer
 
 
 class Journal:
@@ -72,7 +73,7 @@ class Journal:
                 there is another job's.
             OSError: if the folder cannot be written.
         """
-        folder = target.with_name(f".{target.name}.pysr")
+        folder = _beside(target)
         folder.mkdir(exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0)
         try:
@@ -170,6 +171,12 @@ class Journal:
         (self.folder / _LOCK).unlink()
         with contextlib.suppress(OSError):  # another process has just begun the next job here
             self.folder.rmdir()
+
+
+def _beside(target: Path) -> Path:
+    name = os.fsencode(target.name)
+    words = target.name if len(name) <= _LONG else hashlib.sha256(name).hexdigest()
+    return target.with_name(f".{words}.pysr")
 
 
 def digest(files: Sequence[Path]) -> str:

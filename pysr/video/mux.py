@@ -118,12 +118,22 @@ def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> Clip:
             pass
         if made.rotation != clip.rotation:
             raise VideoError(f"the rotation by {clip.rotation} degrees would be lost")
+        if _mirrors(made) != _mirrors(clip):
+            raise VideoError("that a player mirrors the picture would be lost")
         if file is not None:
             with opened(whole) as written:
                 for before, after in _pairs(written, whole.suffix, file, clip):
                     if before.type in ("audio", "subtitle") and after.type != before.type:
                         raise VideoError(f"{in_words(before)} would be {after.type} there")
     return made
+
+
+def _mirrors(clip: Clip) -> bool:
+    """Whether a player mirrors the picture, beside turning it: flips are a rotation with that."""
+    if clip.display_matrix is None:
+        return False
+    a, b, _, c, d, *_ = clip.display_matrix
+    return a * d < b * c
 
 
 def result_stream(path: Path, clip: Clip) -> int | None:

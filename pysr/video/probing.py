@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from pysr.video import sidedata
+from pysr.video import integrity, sidedata
 from pysr.video.clip import Clip, ColourTags, VideoError, opened, pyav
 from pysr.video.colour import check_tags, resolved
+from pysr.video.ffv1 import SliceChecks
 from pysr.video.planes import layout
 
-# How far the packets may end before the time that the header states: headers are rounded.
-_SLACK_SECONDS = 0.25
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown or progressive
 _RGB, _UNSPECIFIED, _FULL = 0, 2, 2  # matrices and a range (ITU-T H.273)
 # What AVI cannot tell the display times of, where frames are kept in another order.
@@ -39,15 +38,18 @@ class _Packets:
 
 def probe(path: Path, index: int | None) -> Clip:
     """See `pysr.video.reader.probe`."""
-    if not path.is_file():
+    if not path.exists():
         raise VideoError(f"{path}: no such file")
+    if not path.is_file():
+        raise VideoError(f"{path}: expected a file, which is read more than once, got a pipe")
     try:
         with opened(path) as container:
             stream = _choose(path, container, index)
             clip, first = _describe(path, container, stream)
         with opened(path) as container:
+            listed = integrity.listed(container.streams[clip.stream])
             packets = _packets(path, container, clip, first)
-            _check_whole(path, container, packets)
+            integrity.check(clip, container, packets.pts, packets.end, listed)
     except pyav().FFmpegError as error:
         raise VideoError(
             f"{path}: not readable as video: {error.strerror} (damaged, truncated or no video?)"
@@ -160,7 +162,8 @@ def in_words(stream) -> str:
 def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
     """The packets of a clip whose first decoded frame has the time `first`."""
     found, begin = _Packets(), None
-    size = _SizeChanges(container.streams[clip.stream], clip)
+    changes = _Changes(container.streams[clip.stream], clip)
+    slices = SliceChecks()
     for packet in container.demux():
         if packet.pts is None:
             if packet.stream_index == clip.stream and packet.size:
@@ -178,26 +181,35 @@ def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
         if packet.is_discard:
             continue  # an edit list: decoded, since others are built on it, and not shown
         if packet.is_corrupt:
-            raise VideoError(
-                f"{path}: damaged or truncated at {float(packet.pts * packet.time_base):.3f} s; "
-                "copy the file again, or cut it before that time"
-            )
+            raise _damaged(path, packet.pts * packet.time_base)
+        if clip.codec == "ffv1":
+            slices.add(packet)
         # A cut recording may begin with frames that refer to some before the cut; these may come
         # after its first key frame, and be shown before it.
         if begin is None or (first is not None and packet.pts < min(first, begin)):
             found.undecodable += 1
             continue
-        size.check(packet)
+        changes.check(packet)
         found.pts.append(packet.pts)
         found.keys.append(packet.is_keyframe)
         found.last_duration = duration
+    if slices.damaged:
+        raise _damaged(path, min(slices.damaged) * clip.time_base)
     return found
 
 
-class _SizeChanges:
-    """Notices a resolution that changes on the way, where new codec headers announce it.
+def _damaged(path: Path, time: Fraction) -> VideoError:
+    return VideoError(
+        f"{path}: damaged or truncated at {float(time):.3f} s; copy the file again, or cut it "
+        "before that time"
+    )
 
-    Only such key frames are decoded; `pysr.video.reader` looks at the size of every frame.
+
+class _Changes:
+    """Notices a resolution or pixel format that changes on the way, where new codec headers
+    announce it.
+
+    Only such key frames are decoded; `pysr.video.reader` looks at every frame.
     """
 
     def __init__(self, stream, clip: Clip):
@@ -236,36 +248,25 @@ class _SizeChanges:
         decoder = pyav().CodecContext.create(self._stream.codec_context.codec.name, "r")
         decoder.extradata = self._stream.codec_context.extradata
         for frame in decoder.decode(packet) + decoder.decode(None):
-            if (frame.width, frame.height) != (self._clip.width, self._clip.height):
-                at = float(packet.pts * packet.time_base)
-                raise VideoError(changed_size(self._clip, frame, f"at {at:.3f} s"))
+            at = float(packet.pts * packet.time_base)
+            changed = change(self._clip, frame, f"at {at:.3f} s")
+            if changed is not None:
+                raise VideoError(changed)
 
 
-def changed_size(clip: Clip, frame, where: str) -> str:
+def change(clip: Clip, frame, where: str) -> str | None:
+    """What a frame has differently from the first, in words; None where nothing that matters."""
+    if (frame.width, frame.height) != (clip.width, clip.height):
+        what, before = "resolution", f"{clip.width}x{clip.height}"
+        after = f"{frame.width}x{frame.height}"
+    elif frame.format.name != clip.pixel_format:
+        what, before, after = "pixel format", clip.pixel_format, frame.format.name
+    else:
+        return None
     return (
-        f"{clip.path}: the resolution changes {where} from {clip.width}x{clip.height} to "
-        f"{frame.width}x{frame.height}; cut the file there and upscale the parts"
+        f"{clip.path}: the {what} changes {where} from {before} to {after}; cut the file there and "
+        "upscale the parts"
     )
-
-
-def _check_whole(path: Path, container, packets: _Packets) -> None:
-    """A file that ends before what its index or its header promises is truncated."""
-    ends = [e.pos + e.size for s in container.streams for e in s.index_entries if e.size]
-    if ends and max(ends) > container.size:
-        raise VideoError(
-            f"{path}: truncated: the index promises {max(ends)} bytes, the file has "
-            f"{container.size}; copy the file again"
-        )
-    if not ends and container.duration is not None:
-        stated = Fraction(container.duration, 1_000_000)
-        # Before zero begins a recording whose clock came round on the way.
-        lasting = packets.end - min(0, Fraction(container.start_time or 0, 1_000_000))
-        if lasting + Fraction(_SLACK_SECONDS) < stated:
-            raise VideoError(
-                f"{path}: truncated: the header states {float(stated):.2f} s, the packets end at "
-                f"{float(lasting):.2f} s; copy the file again, or remux it to work on what is "
-                "there: ffmpeg -i IN -map 0 -c copy OUT"
-            )
 
 
 def _with_times(clip: Clip, packets: _Packets) -> Clip:

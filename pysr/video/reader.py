@@ -19,6 +19,9 @@ from torch import Tensor
 from pysr.video import images, planes, probing
 from pysr.video.clip import Clip, VideoError, opened, pyav
 
+# Decoders that mark no frame in which they concealed damage; asked to, they refuse it.
+_SILENT = ("mjpeg",)
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -44,8 +47,8 @@ def probe(path: str | Path, stream: int | None = None) -> Clip:
         path: a video file, a folder of pictures, or a pattern such as frames/%05d.png.
         stream: index of the video stream among all streams; FFmpeg's choice when None.
     Raises:
-        VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution
-            that changes on the way; one line that says what to do.
+        VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution or
+            pixel format that changes on the way; one line that says what to do.
     """
     path = Path(path)
     if images.is_sequence(path):
@@ -57,7 +60,8 @@ def read(clip: Clip, first: int = 0, stop: int | None = None) -> Iterator[Frame]
     """Frames first to stop - 1 of a clip.
 
     Raises:
-        VideoError: a frame that is missing, damaged, interlaced or of another size, by its number.
+        VideoError: a frame that is missing, damaged, interlaced or of another size or pixel format,
+            by its number.
     """
     stop = len(clip) if stop is None else stop
     if not 0 <= first <= stop <= len(clip):
@@ -100,6 +104,8 @@ def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int
     with opened(clip.path) as container:
         stream = container.streams[clip.stream]
         stream.thread_type = "AUTO"
+        if clip.codec in _SILENT:
+            stream.codec_context.options = {"err_detect": "explode"}
         for other in container.streams:
             if other.index != clip.stream:
                 other.discard = av.stream.Discard.all
@@ -121,8 +127,9 @@ def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int
 
 
 def _check(clip: Clip, frame, expected: int) -> None:
-    if (frame.width, frame.height) != (clip.width, clip.height):
-        raise VideoError(probing.changed_size(clip, frame, f"at frame {expected}"))
+    changed = probing.change(clip, frame, f"at frame {expected}")
+    if changed is not None:
+        raise VideoError(changed)
     if frame.interlaced_frame:
         raise VideoError(
             f"{clip.path}: frame {expected} is interlaced; deinterlace the clip first, "

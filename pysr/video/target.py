@@ -28,6 +28,7 @@ def followed(target: Path) -> Path:
 
 def check_paths(source: Path, place: Path) -> None:
     """Raises VideoError where a result cannot be written, or would overwrite its source."""
+    images.check_name(place)
     if place.exists() and not (place.is_file() or place.is_dir()):
         raise VideoError(f"{place}: expected a file, got a pipe or a device; it would be replaced")
     if os.path.ismount(place):  # to which nothing can be renamed from beside it

@@ -66,7 +66,8 @@ def transform(
         rgb = to_rgb(frame.planes, clip.colour, clip.depth, device)[None]
         return frame, change(rgb, frame.index)[0].cpu()
 
-    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as work:
+    # Without the target's name: a file system that takes just that takes none that is longer.
+    with tempfile.TemporaryDirectory(prefix=".pysr.", dir=final.parent) as work:
         rehearsed = rehearse(target, clip, encoding, (height, width), Path(work))
         lost += tags_lost(rehearsed, clip, target, encoding)
         segment = Path(work) / f"segment{encoding.suffix}"

@@ -1,6 +1,6 @@
 """OpenVINO, the strongest ready-made way to run a network on a CPU, as a peer of pysr's engines.
 
-It takes the graphs that `onnx_export` writes, for pictures of one size, which it is fastest with;
+It takes the graphs of `onnx_export`, for pictures of one size, which it is fastest with;
 float32, bfloat16 where the CPU computes in it, and INT8 as NNCF's post-training quantisation makes
 it (https://docs.openvino.ai, "Basic Quantization Flow").
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pysr import blur
 from pysr.degrade import classical
-from pysr.engines.onnx_export import exported
+from pysr.engines.onnx_export import checked_graph
 from pysr.nets import DAN
 
 PHOTOGRAPHS = (photographs.astronaut, photographs.coffee, photographs.chelsea, photographs.rocket)
@@ -30,7 +30,7 @@ def restorer(model: DAN, precision: str, size: tuple[int, int] | None = None) ->
     precision is "f32", "bf16" or "int8".
     """
     core = openvino.Core()
-    graph = core.read_model(exported(model, "float32") / "restorer.onnx")
+    graph = core.read_model(checked_graph(model, "restorer", "float32"))
     if precision == "int8":
         graph = quantised(graph, model)
     if size is not None:

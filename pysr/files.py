@@ -92,10 +92,12 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
 
     A link stays one, what it leads to is filled.
 
-    Raises OSError, one line naming `folder`, when the file system refuses or `folder` is a mount
-    point; what is said of another file on the way stays as it is.
+    Raises OSError, one line naming `folder`, when the file system refuses or `folder` is a file or
+    a mount point; what is said of another file on the way stays as it is.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"{folder}: is no folder")
     if os.path.ismount(folder.resolve()):  # to which nothing can be renamed from beside it
         raise OSError(f"{folder}: is a mount point: name a folder inside it")
     folder = folder.resolve() if folder.is_symlink() else folder

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from pysr import arrays, engines
 from pysr.consistency import consistency
+from pysr.engines.defaults import own_defaults
 from pysr.estimation import Estimate, estimation_of
 from pysr.nets import default_model, load_model
 from pysr.nets.parts import halo_of, scale_of
@@ -96,17 +97,18 @@ def load(
     """
     if model is None:
         model = default_model(scale, usable_device(device))
-    network = load_model(model, scale)
+    with own_defaults():
+        network = load_model(model, scale)
     return Upscaler(network, device=device, engine=engine, precision=precision)
 
 
-def _in_own_types(method: Callable) -> Callable:
-    """A method whose engine computes in the types it was made for, whatever `torch.autocast` it is
-    called in."""
+def _by_own_defaults(method: Callable) -> Callable:
+    """A method that computes in the types and on the device of its engine, whatever
+    `torch.autocast` and default device it is called under."""
 
     @functools.wraps(method)
     def called(self, *args, **settings):
-        with torch.autocast(self.device.type, enabled=False):
+        with own_defaults(self.device.type):
             return method(self, *args, **settings)
 
     return called
@@ -152,7 +154,8 @@ class Upscaler:
         }
         self.device = usable_device(device)
         self.scale = scale_of(model)
-        self.engine = engines.create(engine, model, self.device, precision)
+        with own_defaults(self.device.type):
+            self.engine = engines.create(engine, model, self.device, precision)
         self.model = model
         self._halo = halo_of(model)
         self._guard = engines.Guard(
@@ -177,7 +180,7 @@ class Upscaler:
     def __exit__(self, *error) -> None:
         self.close()
 
-    @_in_own_types
+    @_by_own_defaults
     def warm_up(self, height: int, width: int, tile: int = TILE) -> None:
         """Let the engine build, compile or capture now what the first picture of a size (in input
         pixels) would wait for; worth it before many of that size. Raises ValueError for no pixels,
@@ -197,7 +200,7 @@ class Upscaler:
         for shape in sorted(shapes):
             self.engine.warm_up(*shape)
 
-    @_in_own_types
+    @_by_own_defaults
     def __call__(self, image, kernel=None, *, tile: int = TILE, exact: bool = False) -> Upscaled:
         """Restore a picture.
 
@@ -242,7 +245,7 @@ class Upscaler:
             recomputed=recomputed or any(e.recomputed for e in found),
         )
 
-    @_in_own_types
+    @_by_own_defaults
     def estimate(self, image):
         """The blur kernel of a picture: (k, k) float32, non-negative, sums to 1.
 
@@ -254,7 +257,7 @@ class Upscaler:
         picture = self._unpacked(image)
         return _kernels(picture, self._estimates(picture))
 
-    @_in_own_types
+    @_by_own_defaults
     def estimates(self, image) -> list[Estimate]:
         """The same with code and confidence, one for each picture of a batch."""
         return self._estimates(self._unpacked(image))
@@ -274,19 +277,19 @@ class Upscaler:
         one, for a plain network neither. None if it is to be estimated."""
         return self._assumed if kernel is None else self.given(kernel)
 
-    @_in_own_types
+    @_by_own_defaults
     def given(self, kernel) -> Estimate:
         """A known kernel (k, k) as an estimate. Raises ValueError as `__call__` does."""
         return self._estimation.given(kernel)
 
-    @_in_own_types
+    @_by_own_defaults
     def estimate_on(self, crops: list[Crop]) -> Estimate:
         """The blur of one picture, from what `informative_crops` took of it, whatever is assumed.
 
         Raises ValueError for a plain network."""
         return self._estimation.on(crops)
 
-    @_in_own_types
+    @_by_own_defaults
     def restored(
         self, picture: arrays.Unpacked, estimate: Estimate, tile: int = TILE
     ) -> tuple[Tensor, bool]:
@@ -302,6 +305,7 @@ class Upscaler:
         self._interpolate_alpha(picture, out)
         return out, recomputed
 
+    @_by_own_defaults
     def consistency(self, lr: Tensor, out: Tensor, kernel: Tensor | None) -> float:
         """As in `Upscaled`, of lr (1, 3, H, W) and what `restored` made of it."""
         return consistency(out, informative_crops(lr), kernel, self.scale)

@@ -159,8 +159,8 @@ def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_mo
         (("{clip}", "{tmp}/none/o.mkv"), "no folder"),
         (("{clip}", "{tmp}/o.mkv", "--exact"), "--exact: for pictures only"),
         (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/none/r.json"), "r.json cannot be written"),
-        (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/o.mkv"), "would replace it"),
-        (("{clip}", "{tmp}/o.mkv", "--report", "{clip}"), "would replace it"),
+        (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/o.mkv"), "would replace"),
+        (("{clip}", "{tmp}/o.mkv", "--report", "{clip}"), "would replace"),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "zssr"), "adapt: expected onsr for a clip"),
         (
             ("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--budget", "9 steps"),

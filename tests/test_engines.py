@@ -1,15 +1,26 @@
 """Every engine gives what torch gives."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from engine_testing import small_dan
 from skimage import data as photographs
 
 import pysr
 from pysr import _ext
-from pysr.engines import ENGINES, ExportError, candidates, export_onnx, onnx_export
+from pysr.engines import (
+    ENGINES,
+    ExportError,
+    candidates,
+    create,
+    export_onnx,
+    onnx_engine,
+    onnx_export,
+    plan_files,
+)
 from pysr.nets import DAN, DANConfig, load_model
 from pysr.ops.mixed_residual_block import on_matrix_tiles
 
@@ -79,21 +90,72 @@ def test_the_native_engine_is_exact(case):
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), (h, w)
 
 
-def test_a_model_is_exported_once(cache, monkeypatch):
-    pysr.load("dan-lite-x2", device="cpu", engine="onnx")
-    monkeypatch.setattr(onnx_export, "checked_graph", None)
-    pysr.load("dan-lite-x2", device="cpu", engine="onnx")
+CPU = torch.device("cpu")
 
 
-def test_a_damaged_graph_in_the_cache_is_exported_again(cache):
-    with pysr.load("dan-lite-x2", device="cpu", engine="onnx") as upscaler:
-        lr = torch.rand(1, 3, 24, 24)
-        expected = upscaler(lr).image
-        folder = onnx_export.exported(upscaler.model)
-    (folder / "restorer.onnx").write_bytes(b"")
-    (folder / "estimator.onnx").unlink()
-    with pysr.load("dan-lite-x2", device="cpu", engine="onnx") as upscaler:
-        assert torch.equal(upscaler(lr).image, expected)
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of a test's own."""
+    monkeypatch.setenv("PYSR_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_model_is_exported_once(own_cache, monkeypatch):
+    create("onnx", small_dan(), CPU)
+    monkeypatch.setattr(onnx_engine, "checked_graph", None)
+    create("onnx", small_dan(), CPU)
+
+    def refuse(path):
+        raise PermissionError("a cache that can only be read")
+
+    monkeypatch.setattr(plan_files, "FileLock", refuse)
+    create("onnx", small_dan(), CPU)
+
+
+def test_a_graph_that_was_altered_in_the_cache_is_exported_again(own_cache):
+    """ONNX Runtime opens one with other weights without a word."""
+    lr, code = torch.rand(1, 3, 9, 9), torch.rand(1, 5)
+    expected = create("onnx", small_dan(), CPU).restore(lr, code)
+    altered = own_cache / "altered"
+    export_onnx(small_dan(1), altered)
+    for content in ((altered / "restorer.onnx").read_bytes(), b""):
+        for path in own_cache.glob("onnx/**/*"):
+            if path.is_file() and path.suffix not in (".json", ".lock"):
+                path.write_bytes(content)
+        assert torch.equal(create("onnx", small_dan(), CPU).restore(lr, code), expected)
+
+
+@pytest.mark.parametrize("name", ["native", "onnx"])
+def test_engines_keep_the_weights_that_they_were_made_with(name, cache):
+    """All of them: half old and half new is no network."""
+    model, lr = small_dan(), torch.rand(1, 3, 9, 9)
+    engine, code = create(name, model, CPU, "float32"), torch.rand(1, 5)
+
+    def everything():
+        sr, narrow = engine.restore(lr, code), engine.restore(lr[..., :2], code)
+        codes = engine.estimate(lr, sr), engine.estimate(lr[..., :2], narrow)
+        return [sr, narrow, *codes, *engine.gates(lr, code, (0, 0))]
+
+    before = everything()
+    model.load_state_dict(small_dan(1).state_dict())
+    assert all(map(torch.equal, everything(), before))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_weights_of_another_type_are_refused(dtype):
+    message = f"^model: expected weights in float32, got {dtype}$".replace("torch.", "")
+    with pytest.raises(ValueError, match=message):
+        create("auto", small_dan().to(dtype), CPU)
+
+
+def test_a_runtime_that_does_not_import_is_said(tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('DLL load failed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    message = "onnxruntime does not import: DLL load failed"
+    assert ENGINES["onnx"].obstacle(CPU) == message
+    with pytest.raises(ExportError, match="exporting needs .*DLL load failed"):
+        onnx_export.checked_graph(small_dan(), "restorer", "float32")
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):

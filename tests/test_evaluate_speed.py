@@ -41,6 +41,18 @@ def test_bench_engines(monkeypatch, tmp_path, capsys):
     assert "not torch bfloat16: RuntimeError: no luck" in out and "PSNR" in out
 
 
+def test_where_nothing_can_be_measured_the_job_is_not_done(monkeypatch, capsys):
+    class Broken(engines.TorchEngine):
+        def __init__(self, *arguments):
+            raise MemoryError("no\nroom")
+
+    monkeypatch.setattr(engines, "ENGINES", {"torch": Broken})
+    arguments = ["bench", "engines", "--model", "dan-lite-x2", "--size", "24x16"]
+    assert main([*arguments, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "torch float32: MemoryError: no room" in error
+
+
 @pytest.mark.parametrize("size", ["480", "0x3", "axb"])
 def test_sizes_that_are_none(size, capsys):
     assert main(["bench", "engines", "--size", size, "--device", "cpu"]) == 2

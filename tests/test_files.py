@@ -151,3 +151,10 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path, monkeypatch):
         ):
             raise AssertionError("the work began")
     assert sorted(os.listdir(tmp_path)) == ["link", "mount"]
+
+
+def test_a_file_in_place_of_a_folder_is_refused_before_the_work(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OSError, match="out: is no folder"), folder_written_whole(tmp_path / "out"):
+        pytest.fail("the work began")
+    assert (tmp_path / "out").read_text() == "a file" and len(list(tmp_path.iterdir())) == 1

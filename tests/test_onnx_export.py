@@ -1,5 +1,6 @@
 """Graphs in every precision; test_engines has what running them gives."""
 
+import contextlib
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from skimage import data as photographs
 
 from pysr import blur
 from pysr.degrade import classical
+from pysr.engines import onnx_trace
 from pysr.engines.onnx_export import checked_graph
 from pysr.engines.onnx_graphs import GRAPHS
 from pysr.engines.parity import disagreement
@@ -46,6 +48,38 @@ def test_a_graph_has_the_models_own_weights(name):
 
         assert disagreement(model, name, (2, 9, 40), run) < 1e-4
         assert disagreement(small_dan(3), name, (2, 9, 40), run) > 1e-2
+
+
+@contextlib.contextmanager
+def default_type(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [default_type(torch.float64), torch.autocast("cpu", torch.bfloat16), torch.device("meta")],
+    ids=["type", "autocast", "device"],
+)
+def test_the_callers_defaults_change_no_graph(defaults):
+    model = small_dan()
+    expected = checked_graph(model, "estimator", "float32")
+    onnx_trace._traced.cache_clear()
+    with defaults:
+        got = checked_graph(model, "estimator", "float32")
+    weights = [onnx.load_from_string(graph).graph.initializer for graph in (got, expected)]
+    assert list(map(str, weights[0])) == list(map(str, weights[1]))
+
+
+def test_a_graph_that_gives_nothing_agrees_with_a_model_that_does():
+    """As an untrained Estimator's."""
+    model = small_dan()
+    for parameter in model.Estimator.out.parameters():
+        torch.nn.init.zeros_(parameter)
+    checked_graph(model, "estimator", "float32")
 
 
 @pytest.mark.parametrize("dtype, apart", [(torch.float16, 70), (torch.bfloat16, 55)])

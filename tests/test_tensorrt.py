@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -273,6 +274,27 @@ def hand_over(monkeypatch):
     engine.close()
 
 
+class LoadedRunner(tensorrt_engine.Runner):
+    """As after loading an engine, which takes a GPU."""
+
+    def __init__(self, compiled):
+        self._cache = SimpleNamespace(serialize=lambda: b"compiled")
+        self._compiled = compiled
+        self._stream = SimpleNamespace(synchronize=lambda: None)
+        self._contexts, self._engine = {0: "memory of a GPU"}, "an engine"
+
+
+def test_what_was_compiled_is_kept_where_it_can_be(tmp_path):
+    LoadedRunner(tmp_path / "kept").close()
+    assert (tmp_path / "kept").read_bytes() == b"compiled"
+    runner = LoadedRunner(tmp_path / "gone" / "kept")
+    takeover = Takeover(lambda name: runner)
+    assert takeover.get("restorer", wait=True) is runner
+    with pytest.warns(UserWarning, match="kept: cannot be written .*compiled again"):
+        takeover.close()
+    assert not runner._contexts and runner._engine is None
+
+
 def inputs(h=20, w=24):
     return torch.rand(1, 3, h, w), torch.rand(1, 5)
 
@@ -319,7 +341,11 @@ def test_changed_weights_are_taken_over(hand_over):
     model, engine, ready = hand_over
     ready.set()
     engine.warm_up(1, 20, 24)
+    lr, code = inputs(2)
     model.load_state_dict(small_dan(1).state_dict())
+    # Not before they are asked for, wherever torch serves.
+    expected = restored(small_dan(), lr, code)
+    torch.testing.assert_close(engine.restore(lr, code), expected, atol=1e-4, rtol=0)
     ready.clear()
     engine.reload()
     assert_restores(engine, small_dan(1), by_graphs=False)

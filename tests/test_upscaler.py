@@ -466,6 +466,24 @@ def test_the_callers_autocast_changes_nothing(engine, photograph):
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_callers_default_device_changes_nothing(photograph):
+    """Be it a GPU for a model on the CPU."""
+
+    def everything() -> list:
+        upscaler = pysr.load("dan-lite-x2", device="cpu", precision="float32")
+        upscaler.warm_up(40, 50)
+        kernel = np.full((5, 5), 1 / 25)
+        results = [upscaler(picture), upscaler(picture, kernel, tile=32)]
+        return [upscaler.estimate(picture), *(result.image for result in results)]
+
+    picture = small(photograph, 40, 50, 4)
+    expected = everything()
+    with torch.device("meta"):
+        got = everything()
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_an_assumed_kernel_is_not_handed_out():
     with Upscaler(load_model("dan-lite-x2"), kernel=blur.isotropic(1.2), device="cpu") as upscaler:
         lr = torch.rand(1, 3, 24, 24)

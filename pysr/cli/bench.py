@@ -7,6 +7,7 @@ import re
 
 from rich.console import Console
 
+from pysr.cli import CommandError
 from pysr.cli.options import check_writable
 from pysr.evaluate.speed import measure_engines
 from pysr.files import write_json
@@ -33,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with console.status("measuring"):
         report = measure_engines(options.model, tuple(int(n) for n in size.groups()), device)
+    if not report.speeds:
+        reasons = "; ".join(f"{name}: {why}" for name, why in report.obstacles.items())
+        raise CommandError(f"nothing was measured: {reasons}")
     if options.json:
         write_json(options.json, report.as_json())
     out = Console()

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     taken = {path.resolve() for pair in pairs for path in pair}
     if options.report and Path(options.report).resolve() in taken:
-        raise ValueError(f"--report: {options.report} is an input or a result, and would replace it")
+        raise ValueError(f"--report: {options.report} would replace an input or a result")
     failures, reports = [], []
     for source, target in pairs:
         try:

@@ -59,6 +59,8 @@ class CudaGraphs:
                 self._capture(*given)
 
     def _capture(self, *given: Tensor) -> None:
+        if self._replayed is not None:
+            self._replayed.synchronize()  # another stream may read the inputs that go
         while len(self._captured) >= KEPT:
             self._captured.popitem(last=False)
         inputs = [x.clone() for x in given]

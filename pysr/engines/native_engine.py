@@ -10,6 +10,7 @@ for which cuDNN has tensor cores (TF32) and we do not.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -47,7 +48,8 @@ class NativeEngine(TorchEngine):
     def __init__(self, model: DAN, device: torch.device, precision: str = "float32"):
         # What bfloat16 does on a CPU, the blocks do by themselves.
         of_tensors = "float32" if device.type == "cpu" else precision
-        super().__init__(model, device, of_tensors)  # whose weights may learn again
+        # Its own weights: the model's may change, and what is packed does not.
+        super().__init__(copy.deepcopy(model.to(device)), device, of_tensors)
         self.precision = precision
         self._pack(of_tensors, precision)
 

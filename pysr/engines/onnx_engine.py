@@ -8,14 +8,17 @@ builds inside the first call, where the tensorrt engine builds while torch serve
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from pysr.engines.onnx_export import export_onnx, exported
+from pysr.engines.cache import model_digest
+from pysr.engines.onnx_export import checked_graph
 from pysr.engines.onnx_graphs import GRAPHS
+from pysr.engines.plan_files import cached_plan
 from pysr.engines.torch_engine import TorchEngine
 from pysr.nets import DAN
 
@@ -28,7 +31,7 @@ PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "float16")}
 class OnnxEngine:
     """See `pysr.engines`. The weights are those that the model has when the engine is made.
 
-    Raises ExportError where `export_onnx` does.
+    Raises ExportError where `export_onnx` does, OSError where the cache cannot be written.
     """
 
     @staticmethod
@@ -38,8 +41,10 @@ class OnnxEngine:
             return f"needs {' and '.join(missing)}: pip install 'pysr[onnx]'"
         if precision not in PRECISIONS.get(device.type, ()):
             return f"gains nothing from {precision} on {device.type}"
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:  # a library that it links may be missing
+            return f"onnxruntime does not import: {' '.join(str(error).split())}"
         offered = onnxruntime.get_available_providers()
         if PROVIDERS.get(device.type) in offered:
             return ""
@@ -50,28 +55,24 @@ class OnnxEngine:
 
         self.device = device
         self.precision = precision
-        self._torch = TorchEngine(model, device, precision)
+        # Its own weights: the graphs' do not change with the model's.
+        self._torch = TorchEngine(copy.deepcopy(model.to(device)), device, precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that spin while they wait would take the cores from torch's own.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings = {"device_id": device.index or 0} if device.type == "cuda" else {}
         where = (PROVIDERS[device.type], settings)
-        folder = exported(model, precision)
+        digest = model_digest(model)
 
-        def opened() -> dict:
-            return {
-                name: onnxruntime.InferenceSession(
-                    folder / f"{name}.onnx", options, providers=[where]
-                )
-                for name in GRAPHS
-            }
+        def graph(name: str) -> bytes:
+            facts = {"graph": name, "model": digest, "precision": precision}
+            return cached_plan(facts, lambda: checked_graph(model, name, precision), "onnx")
 
-        try:
-            self._sessions = opened()
-        except Exception:  # ONNX Runtime has many names for a file that is missing or damaged
-            export_onnx(model, folder, precision)
-            self._sessions = opened()
+        self._sessions = {
+            name: onnxruntime.InferenceSession(graph(name), options, providers=[where])
+            for name in GRAPHS
+        }
         self._version = onnxruntime.__version__
 
     def restore(self, lr: Tensor, code: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pysr.engines.cache import cache_folder, model_digest
+from pysr.engines.defaults import own_defaults
 from pysr.engines.onnx_graphs import GRAPHS
 from pysr.engines.parity import TOLERANCES, disagreement
 from pysr.files import folder_written_whole
@@ -56,14 +56,6 @@ def export_onnx(model: DAN, folder: str | Path, precision: str = "float32") -> l
     return [Path(folder) / name for name in names]
 
 
-def exported(model: DAN, precision: str = "float32") -> Path:
-    """The folder in the cache with a model's graphs, exported now if it is not there."""
-    folder = cache_folder("onnx") / f"{model_digest(model)}-{precision}"
-    if not folder.is_dir():
-        export_onnx(model, folder, precision)
-    return folder
-
-
 def write_about(model: DAN, folder: Path) -> None:
     """dan.json and encoder.npy: what a program needs beside the graphs, see `export_onnx`."""
     about = {**asdict(model.config), "first_code": model.init_ker_map[0].tolist()}
@@ -71,6 +63,7 @@ def write_about(model: DAN, folder: Path) -> None:
     np.save(folder / "encoder.npy", model.encoder[0].cpu().numpy())
 
 
+@own_defaults()  # a trace would take the caller's in
 def checked_graph(model: DAN, name: str, precision: str) -> bytes:
     """One of GRAPHS as a serialised ONNX model that agrees with torch.
 

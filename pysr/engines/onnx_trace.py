@@ -66,7 +66,7 @@ def _traced(kind: type, config: DANConfig, dtype: torch.dtype) -> onnx.ModelProt
     with torch.random.fork_rng(devices=[]):
         # No two tensors may be equal: the exporter would keep one for both.
         torch.default_generator.manual_seed(0)
-        module = kind(DAN(config), dtype).eval()
+        module = kind(DAN(config).float(), dtype).eval()
     n = torch.export.Dim("n")
     h, w = (torch.export.Dim(side, min=3, max=2**14) for side in "hw")
     s = config.scale

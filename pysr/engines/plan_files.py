@@ -1,8 +1,10 @@
-"""Engine files: a plan, as TensorRT serialised it, and beside it a json that says what it is.
+"""Engine files: a plan, as TensorRT serialised it, or an ONNX graph, and beside it a json that says
+what it is.
 
-A plan is machine code for one library version and GPU, and the library does not notice every
-damage. So a plan is only used if the json beside it has the facts that are asked for and the
-checksum of what was read; anything else, missing, cut off, damaged or foreign, is built again.
+A plan is machine code for one library version and GPU, and neither TensorRT nor ONNX Runtime
+notices every damage, or other weights. So a file is only used if the json beside it has the facts
+that are asked for and the checksum of what was read; anything else, missing, cut off, damaged or
+foreign, is built again.
 """
 
 from __future__ import annotations
@@ -37,18 +39,22 @@ def read_plan(path: Path, facts: dict) -> bytes | None:
     return plan if about == expected else None
 
 
-def plan_path(facts: dict) -> Path:
-    """Where the cache keeps the plan of these facts."""
+def plan_path(facts: dict, kind: str = "tensorrt") -> Path:
+    """Where the cache keeps the plan of these facts, in its folder of a kind."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    return cache_folder("tensorrt") / f"{key}.plan"
+    return cache_folder(kind) / f"{key}.plan"
 
 
-def cached_plan(facts: dict, build: Callable[[], bytes]) -> bytes:
+def cached_plan(facts: dict, build: Callable[[], bytes], kind: str = "tensorrt") -> bytes:
     """The plan of these facts from the cache, built if it is not there.
 
-    Of several processes that want the same one, one builds and the others wait.
+    Of several processes that want the same one, one builds and the others wait. A cache that can
+    only be read serves what it has; raises OSError for what it has not.
     """
-    path = plan_path(facts)
+    path = plan_path(facts, kind)
+    plan = read_plan(path, facts)
+    if plan is not None:
+        return plan
     with FileLock(path.with_suffix(".lock")):
         plan = read_plan(path, facts)
         if plan is None:

@@ -98,7 +98,8 @@ class TensorRTEngine:
 
     def _start(self) -> None:
         self._model = copy.deepcopy(self._source).eval().cpu()  # the thread's own
-        self._torch = TorchEngine(self._source, self.device, self.precision)
+        serving = copy.deepcopy(self._source.to(self.device))  # and what serves beside it
+        self._torch = TorchEngine(serving, self.device, self.precision)
         self._takeover = Takeover(self._made)
 
     def _served(self, name: str, stand_in: Callable[[], Tensor], given: dict) -> Tensor:

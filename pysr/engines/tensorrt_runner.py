@@ -8,6 +8,7 @@ synchronises on the default stream.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -104,10 +105,13 @@ class Runner:
                 raise TensorRTError(f"no refit: {', '.join(missing) or self._log.reason()}")
 
     def close(self) -> None:
-        """Free the GPU memory, keep what was compiled; idempotent."""
+        """Free the GPU memory, keep what was compiled where that can be written; idempotent."""
         if self._cache is not None and self._compiled is not None:
-            with written_whole(self._compiled) as beside:
-                beside.write_bytes(bytes(self._cache.serialize()))
+            try:
+                with written_whole(self._compiled) as beside:
+                    beside.write_bytes(bytes(self._cache.serialize()))
+            except OSError as error:
+                warnings.warn(f"{error}: it will be compiled again", stacklevel=2)
         self._stream.synchronize()  # a context must not go while it works
         self._contexts.clear()
         self._cache = self._config = self._engine = self._runtime = None

@@ -1,15 +1,16 @@
-"""Files that appear whole or not at all, and those that weights lie in."""
+"""Files that appear whole or not at all, their checksums, and those that weights lie in."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -152,6 +153,22 @@ def _refused(path: Path, error: OSError, beside: Path | None = None) -> OSError:
     if elsewhere or isinstance(error, _Refused):
         return error
     return _Refused(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file, or of several and their names.
+
+    Of every byte: one that changed in the middle would else be missed, and half the clip would come
+    from another film. Reading and hashing run at 1 GB/s or more, restoring at some MB/s.
+    """
+    found = hashlib.sha256()
+    for file in files:
+        if len(files) > 1:
+            found.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:

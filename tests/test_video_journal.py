@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pysr.files import digest
 from pysr.video.clip import VideoError
-from pysr.video.journal import Journal, digest
+from pysr.video.journal import Journal
 
 IDENTITY = {"input": "aaa", "model": "bbb", "crf": 18, "versions": {"pysr": "1"}}
 

@@ -8,7 +8,6 @@ set was made.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from pysr import arrays, blur, pictures
 from pysr.degrade.learned import LearnedDegradation
-from pysr.files import written_whole
+from pysr.files import digest, written_whole
 
 MANIFEST = "manifest.jsonl"
 
@@ -84,7 +83,7 @@ def _resume(target: Path, settings: dict, sources: list[Path]) -> set[str]:
     for line in lines[1:]:
         there = all((target / side / f"{line['name']}.png").is_file() for side in ("hr", "lr"))
         source = by_name.get(line["name"])
-        if there and (source is None or line.get("sha256") == _digest(source)):
+        if there and (source is None or line.get("sha256") == digest([source])):
             noted[line["name"]] = line
     kept = "".join(json.dumps(line) + "\n" for line in (settings, *noted.values()))
     if kept != text:
@@ -107,12 +106,8 @@ def _read(manifest: Path, text: str) -> list[dict]:
     return lines
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _write_pair(path: Path, target: Path, degradation: LearnedDegradation, seed: int) -> dict:
-    digest, pixels = _digest(path), pictures.read(path).pixels
+    content, pixels = digest([path]), pictures.read(path).pixels
     height, width = (n - n % degradation.scale for n in pixels.shape[:2])
     if 0 in (height, width):
         raise ValueError(
@@ -126,4 +121,4 @@ def _write_pair(path: Path, target: Path, degradation: LearnedDegradation, seed:
         picture = pictures.Picture(np.ascontiguousarray(eight_bit.cpu().numpy()))
         pictures.write(target / side / f"{path.stem}.png", picture)
     size = {"width": width, "height": height}
-    return {"name": path.stem, **size, "source": str(path), "sha256": digest}
+    return {"name": path.stem, **size, "source": str(path), "sha256": content}

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import pysr
+from pysr.files import digest
 from pysr.nets import DAN, default_model, fingerprint, load_dan
 from pysr.upscaler import TILE, Upscaler, check_tile, usable_device
 from pysr.video import adapting, checks
@@ -30,7 +31,7 @@ from pysr.video.cluster import load_ray, make
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.figures import ShotReport, report
-from pysr.video.journal import Journal, digest
+from pysr.video.journal import Journal
 from pysr.video.mux import check_target, rehearse, tags_lost
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read

@@ -25,7 +25,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -177,22 +177,6 @@ def _beside(target: Path) -> Path:
     name = os.fsencode(target.name)
     words = target.name if len(name) <= _LONG else hashlib.sha256(name).hexdigest()
     return target.with_name(f".{words}.pysr")
-
-
-def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a file, or of several and their names.
-
-    Of every byte: one that changed in the middle would else be missed, and half the clip would come
-    from another film. Reading and hashing run at 1 GB/s or more, restoring at some MB/s.
-    """
-    found = hashlib.sha256()
-    for file in files:
-        if len(files) > 1:
-            found.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()
 
 
 def _changed(before: Mapping[str, object], identity: Mapping[str, object]) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pysr.files import digest
 from pysr.nets import DAN, load_model
 from pysr.upscaler import Estimate, Upscaler
 from pysr.video import pipeline
@@ -25,7 +26,6 @@ from pysr.video.clip import Clip, VideoError
 from pysr.video.colour import to_rgb
 from pysr.video.encoding import Encoding
 from pysr.video.figures import Meter
-from pysr.video.journal import digest
 from pysr.video.reader import Frame, read
 from pysr.video.restore import Copier, FrameError, FrameRestorer, Moving
 from pysr.video.segments import Segment

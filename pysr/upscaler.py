@@ -219,11 +219,25 @@ class Upscaler:
             ValueError, TypeError: for a picture of another form (see `pysr.arrays.unpack`), a
                 kernel that is not square, finite and near sum 1, a tile below 32, or a model that
                 gives NaN or infinity.
+            MemoryError: when there is too little, naming what takes less.
         """
         check_tile(tile)
         picture = self._unpacked(image)
-        tile = max(*picture.rgb.shape[-2:], tile) if exact else tile
         known = self.known(kernel)
+        try:
+            return self._upscaled(picture, known, tile, exact)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            height, width = picture.rgb.shape[-2:]
+            less = "without exact" if exact else f"with a tile smaller than {tile}"
+            words = f"too little memory for {width}x{height} pixels on {self.device}: try again"
+            raise MemoryError(f"picture: {words} {less}") from error
+
+    def _upscaled(
+        self, picture: arrays.Unpacked, known: Estimate | None, tile: int, exact: bool
+    ) -> Upscaled:
+        tile = max(*picture.rgb.shape[-2:], tile) if exact else tile
         out = self._room(picture)
         found, consistencies, recomputed = [], [], False
         for i, rgb in enumerate(picture.rgb):
@@ -359,6 +373,13 @@ def _kernels(picture: arrays.Unpacked, found: list[Estimate]):
         return None
     kernels = torch.stack([each.kernel for each in found])
     return picture.like(kernels[0] if len(kernels) == 1 else kernels)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Torch's allocator of the CPU raises a RuntimeError like any other, and names itself."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def check_tile(tile: int) -> None:

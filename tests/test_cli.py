@@ -13,8 +13,9 @@ from skimage import data as photographs
 import pysr
 from pysr import _ext, blur, ops, pictures, tiling
 from pysr.cli import COMMANDS, main
+from pysr.engines.torch_engine import TorchEngine
 from pysr.nets import default_model
-from pysr.upscaler import Upscaler, usable_device
+from pysr.upscaler import usable_device
 
 
 @pytest.fixture
@@ -117,18 +118,25 @@ def test_a_picture_that_memory_is_short_for_does_not_end_the_others(
     for name in ("a.png", "c.png"):
         (folder / name).write_bytes(picture.read_bytes())
     Image.fromarray(photographs.astronaut()[:50, :50]).save(folder / "b.png")
-    restore = Upscaler.__call__
+    restore = TorchEngine.restore
 
-    def short(self, image, **settings):
-        if len(image) == 50:
+    def short(self, lr, *arguments):
+        if lr.shape[-2] == 50:
             torch.empty(1 << 46)  # really fails, as it would for a picture that is too large
-        return restore(self, image, **settings)
+        return restore(self, lr, *arguments)
 
-    monkeypatch.setattr(Upscaler, "__call__", short)
-    assert run("upscale", folder, tmp_path / "out", "--model", tiny_model) == 2
+    monkeypatch.setattr(TorchEngine, "restore", short)
+    settings = ("--model", tiny_model, "--engine", "torch")
+    assert run("upscale", folder, tmp_path / "out", *settings) == 2
     failed, summary = capsys.readouterr().err.splitlines()
-    assert "b.png: " in failed and "allocate" in failed and "1 of 3 files" in summary
+    assert "b.png: " in failed and "1 of 3 files" in summary
+    assert "too little memory for 50x50 pixels on cpu" in failed
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    for exact, remedy in (((), "a tile smaller than 64"), (("--exact",), "without exact")):
+        alone = (folder / "b.png", tmp_path / "b.png", *settings, "--tile", 64, *exact)
+        assert run("upscale", *alone) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("pysr upscale: picture: too little memory") and remedy in said
 
 
 def test_a_reader_that_has_gone_is_no_fault_of_the_files(picture, tiny_model, tmp_path):

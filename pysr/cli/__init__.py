@@ -71,10 +71,10 @@ def _run(arguments: list[str]) -> int:
         # The reader of our output has gone; Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CommandError, ValueError, TypeError, OSError) as error:
+    except (CommandError, ValueError, TypeError, OSError, MemoryError) as error:
         if "PYSR_DEBUG" in os.environ:
             raise
-        print(f"pysr {asked}: {one_line(error)}", file=sys.stderr)
+        print(f"pysr {asked}: {one_line(error) or type(error).__name__}", file=sys.stderr)
         return 2
     except Exception as error:
         if "PYSR_DEBUG" in os.environ:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pysr import arrays
-from pysr.upscaler import Estimate, Upscaler
+from pysr.upscaler import Estimate, Upscaler, out_of_memory
 from pysr.video.clip import Clip
 
 SMALLEST_TILE = 64  # below, the halo is most of the work
@@ -48,7 +48,7 @@ class FrameRestorer:
             result, error = self._attempt(upscaler, rgb, estimate)
             if error is None:
                 return result
-            if _out_of_memory(error) and self._halve_tile():
+            if out_of_memory(error) and self._halve_tile():
                 continue
             if failed is not None:
                 words = " ".join(str(error).split()) or type(error).__name__
@@ -73,13 +73,6 @@ class FrameRestorer:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         return True
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Torch's allocator of the CPU raises a RuntimeError like any other, and names itself."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 @dataclass(frozen=True)

@@ -50,16 +50,27 @@ def test_folded_condition_equals_the_stretched_one(gradients, codes, height, wid
         torch.testing.assert_close(block(f, code), published_block(block, f, code))
 
 
-def test_gradients_of_the_folded_condition():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("codes", [1, 2])
+@pytest.mark.parametrize("size", [(4, 5), (2, 7), (3, 1)])
+def test_gradients_of_the_folded_condition(training, codes, size):
     torch.manual_seed(1)
-    block = ConditionalResidualBlock(16, 3).double()
-    f = torch.randn(2, 16, 4, 5, dtype=torch.float64, requires_grad=True)
-    code = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    block = ConditionalResidualBlock(16, 3).double().train(training)
+    f = torch.randn(2, 16, *size, dtype=torch.float64, requires_grad=True)
+    code = torch.randn(codes, 3, dtype=torch.float64, requires_grad=True)
     inputs = (f, code, *block.parameters())
     got = torch.autograd.grad(block(f, code).square().sum(), inputs)
     wanted = torch.autograd.grad(published_block(block, f, code).square().sum(), inputs)
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_second_derivatives_of_the_folded_condition():
+    torch.manual_seed(1)
+    block = ConditionalResidualBlock(2, 1).double()
+    f = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    code = torch.randn(2, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(block, (f, code))
 
 
 def test_a_cpu_learns_by_our_convolution_with_the_gradients_of_torchs(monkeypatch):

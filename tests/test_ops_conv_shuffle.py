@@ -110,6 +110,7 @@ def test_gradients_match_torchs(case, dtype, device):
         leaves += [t.detach().requires_grad_() for t in others]
         out = conv_shuffle(*leaves, shuffle)
         grads = torch.autograd.grad(out, leaves, grad.to(device))
+        assert grads[0].is_contiguous(memory_format=layout)
         for ours, theirs in zip(grads, expected, strict=True):
             assert_matches(ours.cpu(), theirs, dtype)
 

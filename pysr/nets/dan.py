@@ -138,20 +138,49 @@ def conv_with_border_cases(
 ) -> Tensor:
     """Zero-padded 3x3 convolution of f (N, C, H, W), plus what `border_cases` returned."""
     if torch.is_grad_enabled():
-        # One product with 0/1 matrices: autograd copies the whole image for every slice written,
-        # and an exported graph takes any size.
+        if training:
+            return _AddedCases.apply(convolve(f, weight, None, training), cases)
+        # One product with 0/1 matrices: an exported graph takes any size.
         rows, columns = (_membership(n).to(f) for n in f.shape[-2:])
         return convolve(f, weight, None, training) + rows @ cases @ columns.T
-    rows, columns = (_bands(n) for n in f.shape[-2:])
     # With one code for the whole batch the inner case is the convolution's own bias.
-    inner = cases[:, :, len(rows) // 2, len(columns) // 2]
+    inner = _inner(cases)
     shared = len(cases) == 1
     x = convolve(f, weight, inner[0] if shared else None, training)
-    if shared:
-        cases = cases - inner[:, :, None, None]
+    if not shared:
+        x += inner[:, :, None, None]
+    return _add_to_border(x, cases - inner[:, :, None, None])
+
+
+class _AddedCases(torch.autograd.Function):
+    """x (N, C, H, W) plus cases (N or 1, C, min(H, 3), min(W, 3)), each where it belongs. Autograd
+    would copy the whole image for every slice written."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cases: Tensor) -> Tensor:
+        ctx.shared = len(cases) == 1
+        inner = _inner(cases)[:, :, None, None]
+        return _add_to_border(x + inner, cases - inner)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = (_bands(n) for n in grad.shape[-2:])
+        by_columns = torch.stack([grad[..., column].sum(3) for column in columns], 3)
+        cases = torch.stack([by_columns[:, :, row].sum(2) for row in rows], 2)
+        return grad, cases.sum(0, keepdim=True) if ctx.shared else cases
+
+
+def _inner(cases: Tensor) -> Tensor:
+    """(N, C): the case of all but the border."""
+    return cases[:, :, cases.shape[2] // 2, cases.shape[3] // 2]
+
+
+def _add_to_border(x: Tensor, cases: Tensor) -> Tensor:
+    """Adds, in place, all but the inner case."""
+    rows, columns = (_bands(n) for n in x.shape[-2:])
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            if not (shared and i == len(rows) // 2 and j == len(columns) // 2):
+            if (i, j) != (len(rows) // 2, len(columns) // 2):
                 x[:, :, row, column] += cases[:, :, i : i + 1, j : j + 1]
     return x
 

@@ -46,7 +46,8 @@ def conv_shuffle(
         shuffle: r, from 1 to 16; r * r divides O.
         packed: what `pack_conv_shuffle(weight, shuffle)` gave, for weights used many times.
     Returns:
-        (N, O / r^2, r * H, r * W), of x's dtype, dense; channels last where x is.
+        (N, O / r^2, r * H, r * W), of x's dtype, dense; channels last where x is, as is then the
+        gradient by x.
     Raises:
         ValueError: for other shapes, sizes, or tensors on different devices.
         TypeError: for arguments of other types or dtypes.
@@ -113,13 +114,16 @@ def _fields(weight: Tensor, shuffle: int) -> dict:
 
 def _empty(x: Tensor, weight: Tensor, shuffle: int) -> Tensor:
     n, _, h, w = x.shape
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.empty(
         (n, weight.shape[0] // shuffle**2, h * shuffle, w * shuffle),
         dtype=x.dtype,
         device=x.device,
-        memory_format=torch.channels_last if last else torch.contiguous_format,
+        memory_format=torch.channels_last if _channels_last(x) else torch.contiguous_format,
     )
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 torch.library.define(
@@ -202,6 +206,8 @@ def _backward(ctx, grad):
     x, weight = ctx.saved_tensors
     if ctx.shuffle > 1:  # by 1 it would copy
         grad = F.pixel_unshuffle(grad, ctx.shuffle)
+    if _channels_last(x):  # so is then the gradient by x, and of all layers before
+        grad = grad.contiguous(memory_format=torch.channels_last)
     wanted = ctx.needs_input_grad
     grad_x = _transposed(grad, weight) if wanted[0] else None
     grad_weight = None

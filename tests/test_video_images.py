@@ -9,7 +9,7 @@ from video_clips import draw_clip, number, picture, upscale
 from pysr import pictures
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.mux import check_target
+from pysr.video.containers import check_target
 from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding
 

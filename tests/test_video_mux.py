@@ -10,7 +10,9 @@ from video_clips import HDR10, REAL, blank, draw_clip, number, uneven, upscale
 
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
-from pysr.video.mux import assemble, check_target, rehearse, tags_lost
+from pysr.video.containers import check_target
+from pysr.video.losses import tags_lost
+from pysr.video.mux import assemble, rehearse
 from pysr.video.reader import probe, read
 from pysr.video.writer import Encoding, SegmentWriter
 

@@ -29,10 +29,12 @@ from pysr.video.adapting import BUDGET, Adapt
 from pysr.video.clip import Clip, VideoError, pyav
 from pysr.video.cluster import load_ray, make
 from pysr.video.colour import to_rgb
+from pysr.video.containers import check_target
 from pysr.video.encoding import Encoding
 from pysr.video.figures import ShotReport, report
 from pysr.video.journal import Journal
-from pysr.video.mux import check_target, rehearse, tags_lost
+from pysr.video.losses import tags_lost
+from pysr.video.mux import rehearse
 from pysr.video.pipeline import Times
 from pysr.video.reader import probe, read
 from pysr.video.segments import LENGTH, Segment, plan

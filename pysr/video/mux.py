@@ -11,25 +11,20 @@ import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from pysr.files import written_whole
-from pysr.video import images, subtitles
-from pysr.video.clip import Clip, Hdr, VideoError, opened, pyav
+from pysr.video import images, subtitles, tags
+from pysr.video.clip import Clip, VideoError, opened, pyav
 from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
+from pysr.video.losses import changes, matching_tracks
 from pysr.video.probing import in_words, is_attached_picture
 from pysr.video.reader import probe, read
 from pysr.video.writer import FIRST_PTS, FRAME, SegmentWriter
 
-__all__ = ["assemble", "check_target", "rehearse", "result_stream", "tags_lost"]
-
-# What describes the old file and not the film; the muxer writes its own.
-_TECHNICAL = set("major_brand minor_version compatible_brands encoder vendor_id alpha_mode".split())
-_STATISTICS = ("duration", "bps", "number_of_frames", "number_of_bytes", "_statistics_")
 # Tags that MP4 and QuickTime have places of their own for; with any other, all go to free ones.
 _MP4_TAGS = set(
     "title artist album album_artist composer comment copyright date description genre grouping "
@@ -69,7 +64,7 @@ def assemble(
     try:
         with written_whole(target) as beside, source(clip) as file:
             _write(beside, target.suffix, file, clip, measured)
-            return (*losses, *_changes(beside, target.suffix, file, clip))
+            return (*losses, *changes(beside, target.suffix, file, clip))
     except pyav().FFmpegError as error:
         raise VideoError(f"{target}: cannot be written ({error.strerror})") from None
 
@@ -122,7 +117,7 @@ def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> Clip:
             raise VideoError("that a player mirrors the picture would be lost")
         if file is not None:
             with opened(whole) as written:
-                for before, after in _pairs(written, whole.suffix, file, clip):
+                for before, after in matching_tracks(written, whole.suffix, file, clip):
                     if before.type in ("audio", "subtitle") and after.type != before.type:
                         raise VideoError(f"{in_words(before)} would be {after.type} there")
     return made
@@ -148,40 +143,6 @@ def result_stream(path: Path, clip: Clip) -> int | None:
             numbers.append(videos)
     before, after = numbers
     return after[before.index(clip.stream)] if len(before) == len(after) else None
-
-
-def tags_lost(rehearsed: Clip, clip: Clip, target: Path, encoding: Encoding) -> tuple[str, ...]:
-    """What of a clip's tags a rehearsal did not show, in words."""
-    lost = []
-    if rehearsed.sample_aspect != clip.sample_aspect:
-        lost.append(_aspect_lost(clip, target.suffix))
-    if encoding.carries_hdr() and not _close(rehearsed.hdr, clip.hdr):
-        lost.append(f"HDR10 metadata: {target.suffix} with {encoding.codec} does not hold it")
-    for name in ("primaries", "transfer"):
-        there, expected = getattr(rehearsed.colour, name), getattr(clip.colour, name)
-        if there != expected:
-            lost.append(
-                f"the colour tag {name} {expected} is lost (ITU-T H.273): {target.suffix} with "
-                f"{encoding.codec} says {there}"
-            )
-    return tuple(lost)
-
-
-def _aspect_lost(clip: Clip, suffix: str) -> str:
-    return f"the sample aspect {clip.sample_aspect} is lost: {suffix} needs H.264 or HEVC for it"
-
-
-def _close(a: Hdr | None, b: Hdr | None) -> bool:
-    """But for rounding: codecs write HDR10 metadata in units of their own."""
-    if a is None or b is None:
-        return a is b
-    pairs = ((a.primaries, b.primaries), (a.luminance, b.luminance), (a.light, b.light))
-    return all(
-        x == y
-        or (x is not None and y is not None)
-        and all(abs(u - v) <= Fraction(1, 10_000) + v / 1000 for u, v in zip(x, y, strict=True))
-        for x, y in pairs
-    )
 
 
 def _measured(target: Path, clip: Clip, segments: Sequence[str | Path]) -> list[_Segment]:
@@ -218,7 +179,7 @@ def _write(path: Path, suffix: str, file, clip: Clip, segments: list[_Segment]) 
         headers = template.streams.video[0].codec_context.extradata
         packets = [_video_packets(clip, segments, video, headers, suffix)]
         if file is not None:
-            container.metadata.update(_kept(file.metadata))
+            container.metadata.update(tags.kept(file.metadata))
             container.set_chapters(file.chapters())
             packets.append(_copied_packets(file, copies, ways))
         for packet in heapq.merge(*packets, key=_seconds):
@@ -232,26 +193,9 @@ def _muxer_options(suffix: str, file) -> dict[str, str]:
         return {}
     # Tracks that start late do so in this unit; milliseconds would move sound by samples.
     options = {"movie_timescale": "90000"}
-    if file is not None and set(_kept(file.metadata)) - _MP4_TAGS:
+    if file is not None and set(tags.kept(file.metadata)) - _MP4_TAGS:
         options["movflags"] = "use_metadata_tags"
     return options
-
-
-def _kept(metadata: dict[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in metadata.items()
-        if name.lower() not in _TECHNICAL and not name.lower().startswith(_STATISTICS)
-    }
-
-
-def _named(metadata: dict[str, str]) -> dict[str, str]:
-    """A track's tags with its title, which reading MP4 gives as its name, for writing."""
-    return metadata if _title(metadata) is None else {**metadata, "title": _title(metadata)}
-
-
-def _title(metadata: dict[str, str]) -> str | None:
-    return metadata.get("title", metadata.get("name"))
 
 
 def _streams(container, suffix: str, file, clip: Clip, template, ways: dict) -> dict:
@@ -266,7 +210,7 @@ def _streams(container, suffix: str, file, clip: Clip, template, ways: dict) -> 
         if copy is None:
             _attach_picture(container, clip, origin)
         else:
-            copy.metadata.update(_named(_kept(origin.metadata)))
+            copy.metadata.update(tags.named(tags.kept(origin.metadata)))
             copies[index] = copy
     return copies
 
@@ -283,7 +227,7 @@ def _video_stream(container, suffix: str, file, clip: Clip, template):
     if file is not None:
         origin = file.streams[clip.stream]
         video.disposition = origin.disposition
-        video.metadata.update(_named(_kept(origin.metadata)))
+        video.metadata.update(tags.named(tags.kept(origin.metadata)))
     return video
 
 
@@ -353,53 +297,3 @@ def _is_gap(packet) -> bool:
 def _seconds(packet) -> float:
     time = packet.pts if packet.dts is None else packet.dts
     return float("-inf") if time is None else float(time * packet.time_base)
-
-
-def _changes(path: Path, suffix: str, file, clip: Clip) -> list[str]:
-    """What the finished file holds differently from the source, found by reading it."""
-    if file is None:
-        return []
-    with opened(path) as written:
-        changes = []
-        for before, after in _pairs(written, suffix, file, clip):
-            if before.index == clip.stream:
-                changes += _video_changes(suffix, clip, written, after)
-            changes += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
-        if len(file.chapters()) != len(written.chapters()):
-            changes.append("chapters are lost")
-        names = {name.lower() for name in written.metadata}
-        gone = [name for name in _kept(file.metadata) if name.lower() not in names]
-        return changes + [f"the tag {name} is lost" for name in gone]
-
-
-def _pairs(written, suffix: str, file, clip: Clip) -> list[tuple]:
-    """The tracks of a source that a finished file has too, and there."""
-    kept = {clip.stream, *carried(suffix, file, clip)}
-    sources = _tracks(s for s in file.streams if s.index in kept)
-    return list(zip(sources, _tracks(written.streams), strict=False))
-
-
-def _tracks(streams) -> list:
-    """Without pictures and attachments, which some containers list after everything else."""
-    return [s for s in streams if s.type != "attachment" and not is_attached_picture(s)]
-
-
-def _video_changes(suffix: str, clip: Clip, written, stream) -> Iterator[str]:
-    first = next(iter(written.demux(stream)))
-    shift = first.pts * first.time_base - clip.pts[0] * clip.time_base
-    if abs(shift) > stream.time_base:
-        yield f"all times are {float(shift):+.3f} s: {suffix} begins elsewhere"
-    if (stream.sample_aspect_ratio or 1) != clip.sample_aspect:
-        yield _aspect_lost(clip, suffix)
-
-
-def _marks(before, after) -> Iterator[str]:
-    if before.type != after.type:
-        yield f"what it is ({after.type} now)"
-    missing = before.disposition & ~after.disposition
-    if missing:
-        yield f"the mark {missing.name}"
-    if (before.language or "und") != (after.language or "und"):
-        yield "its language"
-    if _title(before.metadata) != _title(after.metadata):
-        yield "its title"

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from pysr.video import pipeline
 from pysr.video.colour import to_rgb
+from pysr.video.containers import check_target
 from pysr.video.encoding import Encoding
-from pysr.video.mux import check_target, rehearse, tags_lost
+from pysr.video.losses import tags_lost
+from pysr.video.mux import rehearse
 from pysr.video.reader import Frame, probe, read
 from pysr.video.target import check_paths, followed, place, put_in_place, put_together
 from pysr.video.writer import SegmentWriter

@@ -63,7 +63,7 @@ class Convolution {
     const int64_t channel_step = kNarrow ? 1 : p_.out_stride[1];
     const std::vector<float> bias = ordered_bias();
     const std::vector<ptrdiff_t> places = places_of(channel_step);
-    const bool whole_vectors = channel_step == 1 && out_channels_ % kernels_.lanes == 0;
+    const std::vector<char> whole = whole_vectors(places);
     const TileBlocks blocks(kernels_.tiles, p_.h, p_.w, p_.side);
     const auto convolve = [&](TileConvolution& job, int64_t n, int64_t) {
       job.in = from_.at(n), job.out = to_.at(n);
@@ -71,7 +71,7 @@ class Convolution {
       job.channels = static_cast<int>(p_.c), job.vectors = weights_.vectors();
       job.weights = packed_;
       kernels_.scatter(job, static_cast<int>(p_.side), bias.data(), places.data(),
-                       static_cast<int>(p_.o), whole_vectors);
+                       static_cast<int>(p_.o), whole.data());
     };
     blocks.run(p_.n, threads_, scratch_, scratch_floats(), convolve);
     if (kNarrow) out_.unstage(to_, threads_);
@@ -101,6 +101,19 @@ class Convolution {
                   pixel % p_.shuffle * to_.first.pixel;
     }
     return places;
+  }
+
+  std::vector<char> whole_vectors(const std::vector<ptrdiff_t>& places) const {
+    std::vector<char> whole(weights_.vectors());
+    for (int vector = 0; vector < weights_.vectors(); ++vector) {
+      const int64_t first = int64_t{vector} * kernels_.lanes;
+      bool consecutive = first + kernels_.lanes <= p_.o;
+      for (int lane = 1; lane < kernels_.lanes; ++lane) {
+        consecutive = consecutive && places[first + lane] == places[first] + lane;
+      }
+      whole[vector] = consecutive;
+    }
+    return whole;
   }
 
   const Params& p_;

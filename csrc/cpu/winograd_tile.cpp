@@ -182,7 +182,7 @@ struct Scattering {
   const float* bias;
   const ptrdiff_t* places;
   int outputs;
-  bool whole_vectors;
+  const char* whole;
 
   template <bool Whole, int Side>
   void apply(const TileConvolution& job, const Tile<Side>& tile, int vector,
@@ -192,10 +192,11 @@ struct Scattering {
     float* const out = first_of(job.out, tile, 0);
     const ptrdiff_t* const place = places + vector * kWide;
     const int left = outputs - vector * kWide, count = left < kWide ? left : kWide;
+    const bool consecutive = whole[vector];
     transform_products<Whole>(products, tile, [&](int i, int j, const Floats& value) {
       float* const pixel = out + i * job.out.row + j * job.out.pixel;
       const Floats y = value + shift;
-      if (whole_vectors) {
+      if (consecutive) {
         store<float>(pixel + place[0], y);
         return;
       }
@@ -255,8 +256,8 @@ void add_residual(const TileConvolution& job, const float* bias, const float* ga
 }
 
 void scatter(const TileConvolution& job, int side, const float* bias, const ptrdiff_t* places,
-             int outputs, bool whole_vectors) {
-  const Scattering epilogue{bias, places, outputs, whole_vectors};
+             int outputs, const char* whole) {
+  const Scattering epilogue{bias, places, outputs, whole};
   if (side == 3) {
     convolve<winograd_tile_side(3)>(job, epilogue);
   } else {

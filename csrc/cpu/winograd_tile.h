@@ -48,10 +48,10 @@ struct WinogradTile {
   void (*add_residual)(const TileConvolution& job, const float* bias, const float* gate,
                        const Picture& f);
   // Output channel i of convolution + bias goes to places[i], counted from the pixel's own; steps
-  // of `out` lead from the places of one pixel to those of the next. Where whole_vectors is true, a
-  // vector of channels has consecutive places.
+  // of `out` lead from the places of one pixel to those of the next. Where whole[vector] is true,
+  // all lanes of that vector have consecutive places.
   void (*scatter)(const TileConvolution& job, int side, const float* bias, const ptrdiff_t* places,
-                  int outputs, bool whole_vectors);
+                  int outputs, const char* whole);
 };
 
 namespace baseline {

@@ -13,6 +13,9 @@ FRAMES = 40
 AVI = {"time_base": F(1, 25)}
 FFV1 = {"codec": "ffv1", "options": {"g": "1", "level": "3", "slicecrc": "1"}}
 MJPEG = {"codec": "mjpeg", "pixel_format": "yuvj420p"}
+Y4M = {"codec": "rawvideo", "size": (47, 63), **AVI}
+Y4M_10_BIT = {**Y4M, "pixel_format": "yuv420p10le", "muxer": {"strict": "-1"}}
+GIF = {"codec": "gif", "pixel_format": "rgb8", **AVI}
 
 
 def packets(path):
@@ -27,7 +30,13 @@ def packets(path):
         ("a.mkv", {}, 3, "truncated: the header states .* bytes"),
         ("a.mkv", {"languages": ("eng",)}, 1, "truncated: the header states .* bytes"),
         ("a.webm", {"codec": "libvpx-vp9"}, 3, "truncated: the header states .* bytes"),
-        ("a.flv", {"options": {"bf": "0"}}, 20, "truncated: the header states 1.60 s"),
+        ("a.flv", {"options": {"bf": "0"}}, 2, "truncated"),
+        ("a.wmv", {"codec": "wmv2", **AVI}, 1, "truncated: the header states .* bytes"),
+        ("a.mxf", {"codec": "mpeg2video", **AVI}, 10, "truncated"),
+        ("a.y4m", Y4M, 1, "truncated: the last frame is not whole"),
+        ("a.y4m", Y4M_10_BIT, 3, "truncated: the last frame"),
+        ("a.gif", GIF, 1, "truncated: the end that GIF has is missing"),
+        ("a.gif", GIF, 20, "truncated: the end that GIF has is missing"),
         ("a.ts", {}, 1, "truncated: the last packet of MPEG-TS"),
         ("a.ts", {"languages": ("eng",)}, 1, "truncated: the last packet of MPEG-TS"),
         ("a.m2ts", {}, 1, "truncated: the last packet of MPEG-TS"),
@@ -41,6 +50,27 @@ def test_a_clip_without_its_last_frames_is_refused(tmp_path, name, settings, los
     with pytest.raises(VideoError, match=message) as caught:
         probe(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_clip_that_ends_before_the_time_in_its_header_is_refused(tmp_path):
+    path = draw_clip(tmp_path / "a.flv", FRAMES, options={"bf": "0"})
+    position, _ = packets(path)[-20]
+    path.write_bytes(path.read_bytes()[:position].replace(b"filesize", b"unstated"))
+    with pytest.raises(VideoError, match="truncated: the header states 1.60 s"):
+        probe(path)
+
+
+def test_what_headers_do_not_state_is_not_missing(tmp_path):
+    gif = draw_clip(tmp_path / "a.gif", FRAMES, **GIF)
+    gif.write_bytes(gif.read_bytes() + b"more")  # after its end
+    wmv = draw_clip(tmp_path / "a.wmv", FRAMES, codec="wmv2", **AVI)
+    content = bytearray(wmv.read_bytes())
+    properties = content.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    content[properties + 40 : properties + 48] = bytes([0xFF] * 4 + [0] * 4)  # its size
+    content[properties + 88] |= 1  # which a broadcast does not know
+    wmv.write_bytes(content)
+    for path in (gif, wmv):
+        assert len(probe(path)) == FRAMES
 
 
 def damage(path, frame, at=0.5):

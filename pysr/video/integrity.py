@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
-from pysr.video import matroska
+from pysr.video import endings, matroska
 from pysr.video.clip import Clip, VideoError
 
 # How far the packets may end before the time that the header states: headers are rounded.
@@ -18,9 +17,6 @@ _SLACK_SECONDS = 0.25
 _REMEDY = (
     "copy the file again, or remux it to work on what is there: ffmpeg -i IN -map 0 -c copy OUT"
 )
-# Sizes of the packets of MPEG-TS, and where in them the byte is that marks one.
-_TS_PACKETS = ((188, 0), (192, 4), (204, 0))
-_TS_MARK = 0x47
 
 
 def listed(stream) -> int:
@@ -49,11 +45,9 @@ def _of_size(clip: Clip, container) -> str | None:
     ends = [e.pos + e.size for s in container.streams for e in s.index_entries if e.size]
     if ends and max(ends) > size:
         return f"truncated: the index promises {max(ends)} bytes, the file has {size}"
-    if kind == "mpegts" and _ends_inside_packet(clip.path):
-        return "truncated: the last packet of MPEG-TS is not whole"
     if kind.startswith("matroska"):
         return matroska.problem(clip.path, clip.time_base)
-    return None
+    return endings.problem(clip.path, container, container.streams[clip.stream])
 
 
 def _of_duration(clip: Clip, container, pts: Sequence[int], end: Fraction) -> str | None:
@@ -67,15 +61,4 @@ def _of_duration(clip: Clip, container, pts: Sequence[int], end: Fraction) -> st
     return (
         f"truncated: the header states {float(stated):.2f} s, the packets end at "
         f"{float(lasting):.2f} s"
-    )
-
-
-def _ends_inside_packet(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 5 * 204))
-        tail = file.read()
-    return not any(
-        all(tail[begin + mark] == _TS_MARK for begin in range(len(tail) % unit, len(tail), unit))
-        for unit, mark in _TS_PACKETS
     )

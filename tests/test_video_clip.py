@@ -167,13 +167,15 @@ def _cut_matroska(path):
     path.write_bytes(whole[: len(whole) // 2])
 
 
-def _two_parts(path, widths=(64, 64), formats=("yuv420p", "yuv420p"), codec="libx264"):
+def _two_parts(
+    path, widths=(64, 64), formats=("yuv420p", "yuv420p"), codec="libx264", matrices=(2, 2)
+):
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, 25)
         for part, (width, format_) in enumerate(zip(widths, formats, strict=True)):
             encoder = av.CodecContext.create(codec, "w")
             encoder.width, encoder.height, encoder.pix_fmt = width, 48, format_
-            encoder.time_base = F(1, 25)
+            encoder.time_base, encoder.colorspace = F(1, 25), matrices[part]
             if part == 0:
                 stream.width, stream.height, stream.pix_fmt = width, 48, format_
             packets = []
@@ -192,6 +194,10 @@ def _two_sizes(path):
 
 def _two_depths(path):
     _two_parts(path, formats=("yuv420p", "yuv420p10le"))
+
+
+def _two_matrices(path):
+    _two_parts(path, matrices=(1, 6))
 
 
 def _b_frames(path):
@@ -214,6 +220,11 @@ def _b_frames(path):
         ("a.mp4", _cut_without_index, "truncated"),
         ("a.mkv", _cut_matroska, "truncated: the header states"),
         ("a.ts", _two_sizes, "resolution changes at .* from 64x48 to 80x48"),
+        (
+            "a.ts",
+            _two_matrices,
+            r"colour .* changes at .* from \(1, 1\) to \(6, 1\)",
+        ),
         ("a.ts", _two_depths, "pixel format changes at .* from yuv420p to yuv420p10le"),
     ],
 )
@@ -229,6 +240,13 @@ def test_a_pixel_format_that_changes_without_notice_is_refused_at_its_frame(tmp_
     _two_parts(path, formats=("yuvj420p", "yuvj422p"), codec="mjpeg")
     with pytest.raises(VideoError, match="at frame 8 from yuvj420p to yuvj422p; cut the file"):
         list(read(probe(path)))
+
+
+def test_a_matrix_that_is_stated_late_or_in_other_words_is_no_change(tmp_path):
+    path = tmp_path / "a.ts"
+    for matrices in ((2, 6), (5, 6), (6, 2)):
+        _two_parts(path, matrices=matrices)
+        assert len(list(read(probe(path)))) == 16
 
 
 def test_without_pyav_one_line_says_how_to_get_it(tmp_path, monkeypatch):

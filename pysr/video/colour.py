@@ -51,6 +51,12 @@ def resolved(colour: ColourTags, height: int) -> ColourTags:
     )
 
 
+def convert_alike(a: ColourTags, b: ColourTags) -> bool:
+    """Whether planes of both are converted alike, as far as their matrix and range are stated."""
+    weights = {_WEIGHTS.get(m, m) for m in {a.matrix, b.matrix} - {_UNSPECIFIED_MATRIX}}
+    return len(weights) < 2 and len({a.range, b.range} - {0}) < 2
+
+
 def check_tags(colour: ColourTags) -> None:
     """Raises VideoError for a matrix or a chroma location that pysr does not convert."""
     if colour.matrix not in (RGB, _UNSPECIFIED_MATRIX, *_WEIGHTS):

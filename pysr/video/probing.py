@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pysr.video import integrity, sidedata
 from pysr.video.clip import Clip, ColourTags, VideoError, opened, pyav
-from pysr.video.colour import check_tags, resolved
+from pysr.video.colour import check_tags, convert_alike, resolved
 from pysr.video.ffv1 import SliceChecks
 from pysr.video.planes import layout
 
@@ -206,7 +206,7 @@ def _damaged(path: Path, time: Fraction) -> VideoError:
 
 
 class _Changes:
-    """Notices a resolution or pixel format that changes on the way, where new codec headers
+    """Notices a resolution, pixel format or colour that changes on the way, where new codec headers
     announce it.
 
     Only such key frames are decoded; `pysr.video.reader` looks at every frame.
@@ -261,12 +261,21 @@ def change(clip: Clip, frame, where: str) -> str | None:
         after = f"{frame.width}x{frame.height}"
     elif frame.format.name != clip.pixel_format:
         what, before, after = "pixel format", clip.pixel_format, frame.format.name
+    elif clip.colour.matrix != _RGB and not convert_alike(_of(frame), clip.colour):
+        what = "colour (matrix, range)"
+        before = f"({clip.colour.matrix}, {clip.colour.range})"
+        after = f"({frame.colorspace}, {frame.color_range})"
     else:
         return None
     return (
         f"{clip.path}: the {what} changes {where} from {before} to {after}; cut the file there and "
         "upscale the parts"
     )
+
+
+def _of(frame) -> ColourTags:
+    """What a frame, not in RGB, says of its conversion; some files say RGB of what is none."""
+    return ColourTags(matrix=frame.colorspace or _UNSPECIFIED, range=frame.color_range)
 
 
 def _with_times(clip: Clip, packets: _Packets) -> Clip:

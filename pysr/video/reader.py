@@ -47,8 +47,8 @@ def probe(path: str | Path, stream: int | None = None) -> Clip:
         path: a video file, a folder of pictures, or a pattern such as frames/%05d.png.
         stream: index of the video stream among all streams; FFmpeg's choice when None.
     Raises:
-        VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution or
-            pixel format that changes on the way; one line that says what to do.
+        VideoError: not readable, no video stream, no frames, interlaced, truncated, a resolution,
+            pixel format or colour that changes on the way; one line that says what to do.
     """
     path = Path(path)
     if images.is_sequence(path):
@@ -60,8 +60,8 @@ def read(clip: Clip, first: int = 0, stop: int | None = None) -> Iterator[Frame]
     """Frames first to stop - 1 of a clip.
 
     Raises:
-        VideoError: a frame that is missing, damaged, interlaced or of another size or pixel format,
-            by its number.
+        VideoError: a frame that is missing, damaged, interlaced or of another size, pixel format or
+            colour, by its number.
     """
     stop = len(clip) if stop is None else stop
     if not 0 <= first <= stop <= len(clip):

@@ -189,7 +189,6 @@ class Upscaler:
         if min(height, width) < 1:
             raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")
         _check_process()
-        self._guard.check_open()
         parts = tiles(height, width, tile, self._halo)
         shapes = {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
         if self._assumed is None:
@@ -197,8 +196,9 @@ class Upscaler:
             noise = torch.rand(1, 3, height, width, generator=torch.Generator())
             crops = informative_crops(noise)
             shapes.add((len(crops), *crops[0][2].shape[-2:]))
-        for shape in sorted(shapes):
-            self.engine.warm_up(*shape)
+        with self._guard.in_use():
+            for shape in sorted(shapes):
+                self.engine.warm_up(*shape)
 
     @_by_own_defaults
     def __call__(self, image, kernel=None, *, tile: int = TILE, exact: bool = False) -> Upscaled:

@@ -453,6 +453,20 @@ def test_closed_by_another_thread_the_work_at_hand_is_finished(engine, photograp
         upscaler(lr, kernel)
 
 
+def test_closed_while_it_warms_up_the_engine_goes_afterwards(monkeypatch):
+    upscaler = pysr.load("dan-lite-x2", device="cpu")
+    engine, done = upscaler.engine, []
+    monkeypatch.setattr(engine, "close", lambda: done.append("closed"))
+
+    def warm_up(*shape):
+        upscaler.close()
+        done.append("warm")
+
+    monkeypatch.setattr(engine, "warm_up", warm_up)
+    upscaler.warm_up(8, 8)
+    assert done == ["warm", "closed"]
+
+
 @pytest.mark.parametrize("engine", ["native", "torch", "onnx"])
 def test_the_callers_autocast_changes_nothing(engine, photograph):
     with pysr.load("dan-lite-x2", device="cpu", engine=engine, precision="float32") as upscaler:

@@ -43,7 +43,7 @@ class Guard:
         Raises:
             ValueError: if it is not finite in float32 either, or after `close`.
         """
-        with self._in_use():
+        with self.in_use():
             return self._run(what, work)
 
     def _run(self, what: str, work: Callable[..., tuple[Result, Tensor]]) -> tuple[Result, bool]:
@@ -61,11 +61,6 @@ class Guard:
             raise ValueError(f"{what}: the model gives NaN or infinity, in float32 too")
         return result, True
 
-    def check_open(self) -> None:
-        """Raises ValueError after `close`."""
-        if self._closed:
-            raise ValueError("upscaler: expected an open one, it has been closed")
-
     def close(self) -> None:
         """Close the engines, now or when work that other threads do on them has ended."""
         with self._lock:
@@ -74,9 +69,11 @@ class Guard:
                 self._close_engines()
 
     @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
+        """The engines stay open meanwhile. Raises ValueError after `close`."""
         with self._lock:
-            self.check_open()
+            if self._closed:
+                raise ValueError("upscaler: expected an open one, it has been closed")
             self._users += 1
         try:
             yield

@@ -376,7 +376,8 @@ def _kernels(picture: arrays.Unpacked, found: list[Estimate]):
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Torch's allocator of the CPU raises a RuntimeError like any other, and names itself."""
+    """Whether memory ran out. Torch's allocator of the CPU raises a RuntimeError like any other,
+    and names itself."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

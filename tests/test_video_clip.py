@@ -220,11 +220,7 @@ def _b_frames(path):
         ("a.mp4", _cut_without_index, "truncated"),
         ("a.mkv", _cut_matroska, "truncated: the header states"),
         ("a.ts", _two_sizes, "resolution changes at .* from 64x48 to 80x48"),
-        (
-            "a.ts",
-            _two_matrices,
-            r"colour .* changes at .* from \(1, 1\) to \(6, 1\)",
-        ),
+        ("a.ts", _two_matrices, r"colour .* changes at .* from \(1, 1\) to \(6, 1\)"),
         ("a.ts", _two_depths, "pixel format changes at .* from yuv420p to yuv420p10le"),
     ],
 )

@@ -18,7 +18,7 @@ from torch import nn
 from pysr.nets.parts import Conv3x3
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-PATCHES, SIDE, CODE = 10, 40, 10
+PATCHES, SIDE = 10, 40
 
 
 def step_of(model, restored):
@@ -41,10 +41,10 @@ def test_restorer_step(benchmark, device):
     for layer in theirs.modules():
         if isinstance(layer, Conv3x3):
             layer.__class__ = nn.Conv2d
-    generator = torch.Generator().manual_seed(0)
+    generator, s = torch.Generator().manual_seed(0), ours.config.scale
     lr, hr, code = (
         torch.rand(PATCHES, *size, generator=generator).to(device)
-        for size in ((3, SIDE, SIDE), (3, 4 * SIDE, 4 * SIDE), (CODE,))
+        for size in ((3, SIDE, SIDE), (3, s * SIDE, s * SIDE), (ours.config.code_length,))
     )
     lr, hr = (x.contiguous(memory_format=torch.channels_last) for x in (lr, hr))
     side_by_side(

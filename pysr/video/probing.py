@@ -103,8 +103,7 @@ def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
     full = pixel_format.startswith("yuvj") or (format_.grey and frame.color_range == 0)
     transparent = format_.alpha or stream.metadata.get(_VP9_ALPHA) == "1"
     colour = ColourTags(
-        # Some files say RGB of what is none.
-        matrix=_RGB if format_.rgb else frame.colorspace or _UNSPECIFIED,
+        matrix=_RGB if format_.rgb else _matrix(frame),
         range=_FULL if full else frame.color_range,
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
@@ -261,7 +260,9 @@ def change(clip: Clip, frame, where: str) -> str | None:
         after = f"{frame.width}x{frame.height}"
     elif frame.format.name != clip.pixel_format:
         what, before, after = "pixel format", clip.pixel_format, frame.format.name
-    elif clip.colour.matrix != _RGB and not convert_alike(_of(frame), clip.colour):
+    elif clip.colour.matrix != _RGB and not convert_alike(
+        ColourTags(matrix=_matrix(frame), range=frame.color_range), clip.colour
+    ):
         what = "colour (matrix, range)"
         before = f"({clip.colour.matrix}, {clip.colour.range})"
         after = f"({frame.colorspace}, {frame.color_range})"
@@ -273,9 +274,9 @@ def change(clip: Clip, frame, where: str) -> str | None:
     )
 
 
-def _of(frame) -> ColourTags:
-    """What a frame, not in RGB, says of its conversion; some files say RGB of what is none."""
-    return ColourTags(matrix=frame.colorspace or _UNSPECIFIED, range=frame.color_range)
+def _matrix(frame) -> int:
+    """Of a frame that is not in RGB; some files say RGB of what is none."""
+    return frame.colorspace or _UNSPECIFIED
 
 
 def _with_times(clip: Clip, packets: _Packets) -> Clip:

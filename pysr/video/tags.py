@@ -22,4 +22,5 @@ def named(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def title(metadata: dict[str, str]) -> str | None:
+    """A track's title, whichever of the two names it was read under."""
     return metadata.get("title", metadata.get("name"))

@@ -230,7 +230,8 @@ class Upscaler:
             if not out_of_memory(error):
                 raise
             height, width = picture.rgb.shape[-2:]
-            less = "without exact" if exact else f"with a tile smaller than {tile}"
+            held = min(tile, math.isqrt(width * height))
+            less = "without exact" if exact else f"with a tile smaller than {held}"
             words = f"too little memory for {width}x{height} pixels on {self.device}: try again"
             raise MemoryError(f"picture: {words} {less}") from error
 

@@ -132,7 +132,7 @@ def test_a_picture_that_memory_is_short_for_does_not_end_the_others(
     assert "b.png: " in failed and "1 of 3 files" in summary
     assert "too little memory for 50x50 pixels on cpu" in failed
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
-    for exact, remedy in (((), "a tile smaller than 64"), (("--exact",), "without exact")):
+    for exact, remedy in (((), "a tile smaller than 50"), (("--exact",), "without exact")):
         alone = (folder / "b.png", tmp_path / "b.png", *settings, "--tile", 64, *exact)
         assert run("upscale", *alone) == 2
         (said,) = capsys.readouterr().err.splitlines()

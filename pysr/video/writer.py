@@ -26,6 +26,7 @@ __all__ = ["FIRST_PTS", "FRAME", "Encoding", "SegmentWriter"]
 # A segment's clock: one frame lasts so long, whatever it lasted in the clip. Matroska counts in
 # milliseconds, and holds every codec.
 FRAME = Fraction(1, 100)
+_MOST_REORDERING = 16  # packets that a frame may come after its turn, in any codec
 # The time of the first frame in the clip, among a segment's tags: which part of the clip it is.
 FIRST_PTS = "PYSR_FIRST_PTS"
 
@@ -94,6 +95,7 @@ class _Encoder:
         self._layout = layout(encoding.pixel_format)
         self._size = size
         self._written = 0
+        self._packets = 0
 
     def __enter__(self) -> _Encoder:
         with contextlib.ExitStack() as exits:
@@ -126,6 +128,10 @@ class _Encoder:
         try:
             for packet in self._stream.encode(frame):
                 packet.time_base = FRAME
+                # x265 makes up the decoding times of one or two frames, after their presentation
+                # at times; nobody reads them, see `pysr.video.mux`.
+                packet.dts = self._packets - _MOST_REORDERING
+                self._packets += 1
                 self._container.mux(packet)
         except pyav().FFmpegError as error:
             raise VideoError(f"{self._path}: cannot be written ({error.strerror})") from None

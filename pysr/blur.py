@@ -296,17 +296,6 @@ def aligned(kernels: Tensor, scale: int) -> Tensor:
     return shifted(resized(kernels, kernels.shape[-1] + 6), (scale - 1) / 2)
 
 
-def stretched(kernels: Tensor, factors: Tensor) -> Tensor:
-    """Kernels (N, k, k) made wider by `factors` (N,) about tap k // 2, by cubic convolution.
-
-    Cut off at their size, taps below zero set to zero, then normalised, as in `shifted`. Right to
-    4% from a width of 0.8 pixels on; narrower kernels come out wider than that.
-    """
-    taps = torch.arange(kernels.shape[-1], device=kernels.device) - kernels.shape[-1] // 2
-    weights = cubic(taps[:, None] / factors[:, None, None] - taps)
-    return normalise((weights @ kernels @ weights.mT).clamp(min=0))
-
-
 def resized(kernels: Tensor, size: int) -> Tensor:
     """Crop or zero-pad kernels about tap k // 2 to `size`, then normalise. (..., k, k)."""
     old = kernels.shape[-1]

@@ -196,16 +196,6 @@ def test_shifting_by_half_a_pixel_keeps_the_width():
         assert float(moved.min()) >= 0
 
 
-@pytest.mark.parametrize("sigma", [0.8, 1.8, 3.0])
-def test_stretching_makes_wider_by_the_factor(sigma):
-    factors = torch.tensor([0.9, 1.0, 1.1])
-    made = blur.stretched(blur.isotropic([sigma] * 3, 31), factors)
-    torch.testing.assert_close(made, blur.isotropic(sigma * factors, 31), atol=0.007, rtol=0)
-    torch.testing.assert_close(blur.spread(made), sigma * factors, atol=0, rtol=0.04)
-    turned = blur.anisotropic(2.5, 1.0, 0.5)[None]
-    assert torch.equal(blur.stretched(turned, torch.ones(1)), turned)
-
-
 def test_width_of_a_gaussian_is_its_sigma():
     assert float(blur.spread(blur.isotropic(1.5, 21))) == pytest.approx(1.5, rel=1e-3)
     assert float(blur.spread(blur.dirac(21))) == 0

@@ -38,10 +38,6 @@ class DANData:
         learns: "both"; "restorer": told the true code, while the Estimator stays as it is; or
             "estimator": in every iteration of the loop and for the picture that comes of it,
             while the Restorer stays as it is.
-        misjudged: standard deviation of the logarithm of the factor by which the blur that the
-            Restorer alone is told is wider than the true one. A Restorer that was only told the
-            truth takes the estimate for it, and loses more by a slight mistake than there was to
-            gain.
         apart: steps, the first ones, in which Restorer and Estimator are trained apart: the
             Restorer is given the true code and the Estimator sees bicubic interpolation. 0 trains
             as published.
@@ -60,7 +56,6 @@ class DANData:
     reduced: float = 0.0
     enlarged: float = 0.0
     learns: str = "both"
-    misjudged: float = 0.0
     apart: int = 0
     guided: int = 0
     damping: float | None = None
@@ -77,15 +72,6 @@ class DANData:
             )
         if self.learns not in LOSSES:
             raise ValueError(f"data.learns: expected {', '.join(LOSSES)}, got {self.learns!r}")
-        if not 0 <= self.misjudged < 1:
-            raise ValueError(
-                f"data.misjudged: expected a deviation from 0 to below 1, got {self.misjudged}"
-            )
-        if self.misjudged and self.learns != "restorer":
-            raise ValueError(
-                "data.misjudged: expected with learns = 'restorer', which is told the blur, got "
-                f"it with {self.learns!r}"
-            )
         if self.learns != "both" and (self.apart or self.guided):
             raise ValueError(
                 f"data.learns: the {self.learns} alone learns neither apart nor guided"
@@ -120,8 +106,7 @@ class DANLosses(nn.Module):
 
 
 class RestorerLosses(nn.Module):
-    """L1 of the picture, restored with the code of the kernel it is told; the Estimator is
-    frozen."""
+    """L1 of the picture, restored with the true code; the Estimator is frozen."""
 
     def __init__(self, model: DAN):
         super().__init__()
@@ -202,9 +187,6 @@ class DANTask:
         hr = self.tiles.patches(self.data.batch, size, generator, *shares)
         seed = int(torch.randint(2**62, (), generator=generator))
         lr, kernels = self.degradation(hr, torch.Generator(self.device).manual_seed(seed))
-        if self.data.misjudged:
-            factors = (self.data.misjudged * torch.randn(len(lr), generator=generator)).exp()
-            kernels = blur.stretched(kernels, factors.to(self.device))
         return {
             "hr": hr.contiguous(memory_format=torch.channels_last),
             "lr": lr.contiguous(memory_format=torch.channels_last),
@@ -270,7 +252,6 @@ def train_dan(
         "reduced": data.reduced,
         "enlarged": data.enlarged,
         "learns": data.learns,
-        "misjudged": data.misjudged,
         "damping": data.damping,
         "start": data.start,
         "apart": data.apart,

@@ -418,11 +418,16 @@ def _interpolated_rows(x: Tensor, scale: int, rows: slice) -> Tensor:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name, "auto" being a GPU where there is one; ValueError without it."""
+    """The device of that name, "auto" being a GPU where there is one; ValueError without it.
+
+    A GPU has its index, because threads may have different current ones.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         torch.zeros(1, device=device).item()  # the device meta has no values
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(

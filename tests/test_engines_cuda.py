@@ -1,4 +1,6 @@
-"""The native engine on a GPU: pysr's own kernels in every precision, eager and captured."""
+"""The engines on a GPU: pysr's own kernels in every precision, and graphs, eager and captured."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -53,3 +55,46 @@ def test_captured_shapes_give_the_same_bits(cuda):
     for _ in range(2):
         for lr, sr in zip(lrs, expected, strict=True):
             assert torch.equal(native.restore(lr, code), sr)
+
+
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_threads_capture_at_once_and_each_gets_its_own(engine, cuda):
+    made = [engines.create(engine, lite(), cuda, "float32") for _ in range(4)]
+    code = lite().init_ker_map.to(cuda)
+    lrs = [torch.rand(1, 3, 20, 24 + i, device=cuda) for i in range(len(made))]
+    expected = [one.restore(lr, code) for one, lr in zip(made, lrs, strict=True)]
+
+    def captured(i: int) -> torch.Tensor:
+        made[i].warm_up(1, 20, 24 + i)
+        return made[i].restore(lrs[i], code)
+
+    with ThreadPoolExecutor(len(made)) as pool:
+        for got, sr in zip(pool.map(captured, range(len(made))), expected, strict=True):
+            torch.testing.assert_close(got, sr, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_a_second_gpu_captures_for_itself(engine, cuda):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    code = lite().init_ker_map
+    for index in (0, 1):
+        device = torch.device("cuda", index)
+        made = engines.create(engine, lite(), device, "float32")
+        lr = torch.rand(1, 3, 20, 24, device=device)
+        expected = made.restore(lr, code.to(device))
+        made.warm_up(1, 20, 24)
+        got = made.restore(lr, code.to(device))
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_a_captured_shape_outlives_the_models_move(cuda):
+    model = lite()
+    engine = engines.create("torch", model, cuda, "float32")
+    code = model.init_ker_map.clone()
+    lr = torch.rand(1, 3, 20, 24, device=cuda)
+    expected = engine.restore(lr, code)
+    engine.warm_up(1, 20, 24)
+    model.cpu()
+    torch.cuda.empty_cache()
+    torch.testing.assert_close(engine.restore(lr, code), expected, atol=1e-5, rtol=0)

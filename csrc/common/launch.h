@@ -18,14 +18,20 @@
 
 namespace pysr {
 
-// Every GPU grants 48 KiB of shared memory; more must be asked for, and may be refused.
+// Every GPU grants 48 KiB of shared memory. More must be asked for, once for the kernel: always the
+// same, which every GPU since sm_80 has, because threads that ask for what each of them needs lower
+// it for one another.
+constexpr size_t kGranted = 48 * 1024;
+constexpr size_t kMostShared = 99 * 1024;
+
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), int64_t blocks, dim3 threads, size_t shared,
                    cudaStream_t stream, A... arguments) {
   if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  if (shared > 48 * 1024) {
+  if (shared > kMostShared) return cudaErrorInvalidConfiguration;
+  if (shared > kGranted) {
     const cudaError_t refused = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostShared));
     if (refused != cudaSuccess) {
       cudaGetLastError();  // else the next launch would find this one's error
       return refused;

@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _device(name: str) -> str:
-    name = str(usable_device(name))
-    if name == "cuda":
-        # Under torchrun every process has a GPU of its own.
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    return name
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        torch.cuda.set_device(int(rank))  # under torchrun every process has a GPU of its own
+    return str(usable_device(name))

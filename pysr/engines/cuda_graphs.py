@@ -16,6 +16,7 @@ from torch import Tensor
 
 KEPT = 4  # shapes; each holds the memory of its features
 WARM_UPS = 3  # before a capture, as torch's documentation has it
+_capturing = threading.Lock()  # torch can make one graph at a time in a process
 
 
 class CudaGraphs:
@@ -64,7 +65,7 @@ class CudaGraphs:
         while len(self._captured) >= KEPT:
             self._captured.popitem(last=False)
         inputs = [x.clone() for x in given]
-        with torch.cuda.device(given[0].device):
+        with _capturing, torch.cuda.device(given[0].device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -72,7 +73,9 @@ class CudaGraphs:
                     self._work(*inputs)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # On a stream of this device: torch's own is of the device that captured first. Other
+            # threads may allocate and upload meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 output = self._work(*inputs)
         self._captured[_key(given)] = graph, inputs, output
 

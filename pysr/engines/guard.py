@@ -30,6 +30,7 @@ class Guard:
         self.engine = engine
         self._make_float32 = float32
         self._float32 = None
+        self._making = threading.Lock()
         self._lock = threading.Lock()
         self._users = 0
         self._closed = False
@@ -54,8 +55,9 @@ class Guard:
             f"{what}: not finite from engine {self.engine.describe()}; made again in float32",
             stacklevel=4,
         )
-        if self._float32 is None:
-            self._float32 = self._make_float32()
+        with self._making:
+            if self._float32 is None:
+                self._float32 = self._make_float32()
         result, total = work(self._float32)
         if not math.isfinite(total):
             raise ValueError(f"{what}: the model gives NaN or infinity, in float32 too")

@@ -121,12 +121,14 @@ class TensorRTEngine:
 
     def _made(self, name: str) -> Runner:
         """In the background: a runner that agrees with torch."""
-        if self._refittable is not None:
-            try:
-                return self._checked(name, self._refitted(name))
-            except TensorRTError:
-                pass  # this runtime refits nothing, or not truly
-        return self._checked(name, self._built(name))
+        # A thread begins on the first GPU, where its engine would be built and timed.
+        with torch.cuda.device_of(torch.empty(0, device=self.device)):
+            if self._refittable is not None:
+                try:
+                    return self._checked(name, self._refitted(name))
+                except TensorRTError:
+                    pass  # this runtime refits nothing, or not truly
+            return self._checked(name, self._built(name))
 
     def _refitted(self, name: str) -> Runner:
         runner = self._runner(name, self._refittable, refittable=True)

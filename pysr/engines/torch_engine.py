@@ -36,7 +36,8 @@ class TorchEngine:
         self._dtype = PRECISIONS[precision]
         self.model = model.eval().to(device, memory_format=torch.channels_last)
         self._restorer = self.model.Restorer
-        if precision != "float32":
+        # A graph has the addresses of its weights: they are its own, wherever the model goes.
+        if precision != "float32" or device.type == "cuda":
             self._restorer = copy.deepcopy(self._restorer).to(self._dtype)
         self._graphs = CudaGraphs(self._run) if device.type == "cuda" else None
 

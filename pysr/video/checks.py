@@ -92,7 +92,7 @@ def estimate(
         worker.size[0],
         per_frame * frames,
         _peak() + held,
-        _device_peak(),
+        _device_peak(worker.device),
         disk,
         free,
     )
@@ -120,8 +120,8 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _device_peak() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+def _device_peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def check(path: Path, clip: Clip, size: tuple[int, int], rehearsed: Clip) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pysr.files import digest
@@ -95,6 +96,10 @@ class Worker:
         self.size = tuple(upscaler.scale * n for n in (work.clip.height, work.clip.width))
         self._of_shot: tuple[int, Tensor, Upscaler] | None = None
         self._firsts = [shot.first for shot in work.shots]
+
+    @property
+    def device(self) -> torch.device:
+        return self._upscaler.device
 
     @property
     def frame_bytes(self) -> int:

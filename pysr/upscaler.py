@@ -41,6 +41,14 @@ from pysr.resize import imresize
 from pysr.tiling import Crop, informative_crops, scaled, spans, tiles, whole
 
 TILE = 768
+# What errors say that are of no type of their own: torch's allocator of the CPU, CUDA and its
+# libraries, ONNX Runtime.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "Failed to allocate memory",
+)
 
 
 @dataclass(frozen=True)
@@ -377,11 +385,10 @@ def _kernels(picture: arrays.Unpacked, found: list[Estimate]):
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. Torch's allocator of the CPU raises a RuntimeError like any other,
-    and names itself."""
+    """Whether memory ran out: most libraries raise an error like any other, which says so."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def check_tile(tile: int) -> None:

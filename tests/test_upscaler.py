@@ -18,7 +18,7 @@ from pysr import arrays, blur
 from pysr.degrade import classical, imresize
 from pysr.evaluate import psnr
 from pysr.nets import ModelError, load_model
-from pysr.upscaler import Upscaler, informative_crops
+from pysr.upscaler import Upscaler, informative_crops, out_of_memory
 
 
 @pytest.fixture(scope="module")
@@ -554,3 +554,16 @@ def test_upscaler_takes_a_model_of_your_own():
     basis = blur.pca_basis(blur.random_isotropic(50, (0.3, 3), 21, 0), 10)
     result = Upscaler(DAN(config, basis), device="cpu")(np.zeros((5, 6, 3), np.uint8))
     assert result.image.shape == (15, 18, 3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 4096",
+    ],
+)
+def test_memory_that_ran_out_is_known_by_its_words(words):
+    assert out_of_memory(RuntimeError(words)) and not out_of_memory(RuntimeError("no kernel"))

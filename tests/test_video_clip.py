@@ -1,5 +1,6 @@
 """Probing: what a file holds, and what is refused before any work."""
 
+import itertools
 import os
 import sys
 from fractions import Fraction as F
@@ -168,7 +169,12 @@ def _cut_matroska(path):
 
 
 def _two_parts(
-    path, widths=(64, 64), formats=("yuv420p", "yuv420p"), codec="libx264", matrices=(2, 2)
+    path,
+    widths=(64, 64),
+    formats=("yuv420p", "yuv420p"),
+    codec="libx264",
+    matrices=(2, 2),
+    aspects=(F(1), F(1)),
 ):
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, 25)
@@ -176,6 +182,7 @@ def _two_parts(
             encoder = av.CodecContext.create(codec, "w")
             encoder.width, encoder.height, encoder.pix_fmt = width, 48, format_
             encoder.time_base, encoder.colorspace = F(1, 25), matrices[part]
+            encoder.sample_aspect_ratio = aspects[part]
             if part == 0:
                 stream.width, stream.height, stream.pix_fmt = width, 48, format_
             packets = []
@@ -200,8 +207,112 @@ def _two_matrices(path):
     _two_parts(path, matrices=(1, 6))
 
 
+def _two_aspects(path):
+    _two_parts(path, aspects=(F(12, 11), F(16, 11)))
+
+
 def _b_frames(path):
     draw_clip(path, options={"bf": "2"})
+
+
+def _with_packets(path, source, change):
+    """A copy of which each packet is those that `change` makes of its bytes; one a tick."""
+    with av.open(source) as clip, av.open(path, "w") as container:
+        stream = container.add_stream_from_template(clip.streams.video[0])
+        stream.time_base = F(1, 50)
+        tick = itertools.count()
+        for packet in clip.demux(video=0):
+            for data in change(bytes(packet)) if packet.size else ():
+                copy = av.Packet(data)
+                copy.pts = copy.dts = next(tick)
+                copy.duration, copy.time_base, copy.stream = 1, F(1, 50), stream
+                copy.is_keyframe = packet.is_keyframe and data == bytes(packet)
+                container.mux(copy)
+
+
+def _packed(path):
+    """A frame and the B-frame after it in one packet, as DivX had them."""
+    source = draw_clip(
+        path.with_name("source.mkv"), 12, codec="mpeg4", options={"bf": "1", "b_strategy": "0"}
+    )
+    kinds, held = [], []
+
+    def change(data):
+        kinds.append(data[data.rfind(b"\0\0\1\xb6") + 4] >> 6)
+        held.append(data)
+        if kinds[-1] == 2:  # a B-frame, decoded after the frame that is shown after it
+            return [held[-2] + data]
+        return [data] if len(kinds) == 1 else []
+
+    _with_packets(path, source, change)
+
+
+def _references(path):
+    """VP8 whose every fourth picture is there a second time, not to be shown."""
+    source = draw_clip(path.with_name("source.webm"), 12, codec="libvpx")
+    count = itertools.count()
+
+    def change(data):
+        fourth = next(count) % 4 == 3
+        return [bytes([data[0] & ~0x10]) + data[1:], data] if fourth else [data]
+
+    _with_packets(path, source, change)
+
+
+def _not_coded(path):
+    """MPEG-4 with pictures of nothing but a time, in 1/25 s, and that they are like the last."""
+    source = draw_clip(
+        path.with_name("source.mkv"), 12, codec="mpeg4", options={"bf": "0"}, time_base=F(1, 25)
+    )
+    count = itertools.count()
+
+    def change(data):
+        index = next(count)
+        bits = f"0101{index:05b}100"
+        empty = b"\0\0\1\xb6" + int(bits.ljust(16, "1"), 2).to_bytes(2, "big")
+        return [data, empty] if index % 4 == 3 else [data]
+
+    _with_packets(path, source, change)
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [("a.webm", _references), ("a.avi", _not_coded), ("a.mkv", _not_coded), ("a.mp4", _not_coded)],
+)
+def test_packets_that_show_no_frame_are_no_damage(tmp_path, name, make):
+    make(tmp_path / name)
+    clip = probe(tmp_path / name)
+    with av.open(clip.path) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        assert len(packets) == 15
+    assert len(clip) == len(list(read(clip))) == 12
+
+
+def _voided(path, element):
+    """Make a short element of a Matroska file, named by its first bytes, one that says nothing."""
+    data = path.read_bytes()
+    at = data.index(element)
+    size = len(element) + (data[at + len(element) - 1] & 0x7F)
+    path.write_bytes(
+        data[:at] + bytes([0xEC, 0x80 | size - 2]) + bytes(size - 2) + data[at + size :]
+    )
+
+
+def test_a_rate_that_is_not_stated_is_that_of_the_frames(tmp_path):
+    times = {"rate": F(1000), "time_base": F(1, 1000), "pts": range(0, 990, 33)}
+    path = draw_clip(tmp_path / "a.webm", codec="libvpx", **times)
+    assert probe(path).rate == F(1000, 33)
+    _voided(path, b"\x23\xe3\x83\x83")
+    assert probe(path).rate == F(1000, 33)
+
+
+def test_a_crop_that_only_the_container_states_is_told(tmp_path):
+    path = draw_clip(tmp_path / "a.mkv", 3)
+    data = path.read_bytes()
+    unit, bottom = b"\x54\xb2\x81\x04", b"\x54\xaa\x81\x08"  # of the shown size; cut off
+    assert data.count(unit) == 1
+    path.write_bytes(data.replace(unit, bottom))
+    assert probe(path).lost == ("the crop 0/0/0/8 that the container states",)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +332,8 @@ def _b_frames(path):
         ("a.mkv", _cut_matroska, "truncated: the header states"),
         ("a.ts", _two_sizes, "resolution changes at .* from 64x48 to 80x48"),
         ("a.ts", _two_matrices, r"colour .* changes at .* from \(1, 1\) to \(6, 1\)"),
+        ("a.ts", _two_aspects, "sample aspect changes at .* from 12/11 to 16/11"),
+        ("a.avi", _packed, "B-frames are packed .*; unpack them first: .* mpeg4_unpack_bframes"),
         ("a.ts", _two_depths, "pixel format changes at .* from yuv420p to yuv420p10le"),
     ],
 )

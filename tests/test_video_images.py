@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import ImageCms
 from video_clips import draw_clip, number, picture, upscale
 
 from pysr import pictures
@@ -72,6 +73,15 @@ def test_a_picture_whose_name_is_too_long_is_refused_before_the_work(tmp_path):
     with pytest.raises(VideoError, match="n10.png: cannot be written .File name too long"):
         check_target(too_long, clip, encoding)
     assert upscale(clip, fits) == () and len(list(fits.parent.iterdir())) == 10
+
+
+def test_what_pictures_have_beside_colours_is_told_to_be_lost(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = np.dstack([picture(0), np.full((48, 64), 99, np.uint8)])
+    pictures.write(folder / "0.png", pictures.Picture(pixels, profile))
+    assert probe(folder).lost == ("transparency", "the colour profile")
 
 
 def test_sound_that_pictures_cannot_hold_is_told(tmp_path):

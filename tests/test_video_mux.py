@@ -1,6 +1,8 @@
 """The finished file: every frame once at its true time, every other stream as it was."""
 
+import errno
 import hashlib
+import itertools
 from fractions import Fraction
 
 import av
@@ -371,6 +373,49 @@ def test_what_only_packets_show_is_found_out_before_the_work(tmp_path, suffix, w
         rehearse(target, clip, Encoding.choose(clip, target), (96, 128), folder)
     rehearse(tmp_path / "o.mp4", clip, Encoding.choose(clip, "o.mp4"), (96, 128), folder)
     assert list(folder.iterdir()) == []
+
+
+def test_pcm_that_a_container_cuts_otherwise_is_whole(tmp_path):
+    source = tmp_path / "in.mkv"
+    with av.open(source, "w") as container:
+        video = container.add_stream("libx264", 25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("pcm_s16le", 48000, layout="stereo")
+        packets = [video.encode(av.VideoFrame(64, 48, "yuv420p")) for _ in range(12)]
+        for part in range(12):
+            frame = av.AudioFrame(format="s16", layout="stereo", samples=1920)
+            frame.sample_rate, frame.pts = 48000, 1920 * part
+            packets.append(sound.encode(frame))
+        packets += [video.encode(None), sound.encode(None)]
+        container.mux(sorted(itertools.chain(*packets), key=lambda p: p.dts * p.time_base))
+    clip = probe(source)
+    assert _rehearsed(clip, tmp_path / "out.mov") == ()
+    upscale(clip, tmp_path / "out.mov")
+    contents = [b"".join(map(bytes, _demuxed(path, 1))) for path in (source, tmp_path / "out.mov")]
+    assert contents[0] == contents[1] and len(contents[0]) == 12 * 1920 * 4
+
+
+def _demuxed(path, stream):
+    with av.open(path) as container:
+        yield from (p for p in container.demux(stream) if p.size)
+
+
+def test_frames_that_would_move_are_found_out_before_the_work(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mkv", 6, options={"bf": "0"}, languages=("eng",)))
+    with pytest.raises(VideoError, match=r"\.avi cannot hold this clip \(.*a frame is off by 0.02"):
+        _rehearsed(clip, tmp_path / "out.avi", codec="ffv1")
+
+
+def test_a_full_disk_is_no_fault_of_the_container(tmp_path, monkeypatch):
+    def full(*_):
+        raise av.FFmpegError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pysr.video.mux._tried", full)
+    clip = probe(draw_clip(tmp_path / "in.mkv", 3))
+    with pytest.raises(
+        VideoError, match=r"out.mp4: cannot be written \(No space left on device\)$"
+    ):
+        _rehearsed(clip, tmp_path / "out.mp4")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts", ".avi", ".webm"])

@@ -2,12 +2,14 @@
 
 from fractions import Fraction as F
 
+import av
 import pytest
 import torch
 from video_clips import REAL, draw_clip, number, uneven
 
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
+from pysr.video.planes import layout
 from pysr.video.reader import probe, read
 
 # Ways of encoding that make starting in the middle hard.
@@ -53,6 +55,28 @@ def test_any_part_of_an_avi_equals_a_straight_decode(tmp_path, coding):
     frames = _all_alike(clip, [(0, 1), (7, 9), (13, 25), (39, 40)])
     drawn = [number(to_rgb(f.planes, clip.colour, clip.depth)) for f in frames]
     assert drawn == list(range(40))
+
+
+def _all_keys(path):
+    """Of a codec whose decoder says nothing of a picture that others before it are missing for."""
+    source = draw_clip(path.with_name("source.avi"), 40, codec="msmpeg4", options={"g": "40"})
+    with av.open(source) as clip, av.open(path, "w") as container:
+        stream = container.add_stream_from_template(clip.streams.video[0])
+        for packet in clip.demux(video=0):
+            if packet.size:
+                packet.stream, packet.is_keyframe = stream, True
+                container.mux(packet)
+
+
+def _late_seeks(path):
+    """Whose demuxer finds no frame by its time but only what comes after it."""
+    draw_clip(path, 40, codec="mpeg1video", options={"g": "20", "bf": "0"}, time_base=F(1, 25))
+
+
+@pytest.mark.parametrize("name, make", [("a.avi", _all_keys), ("a.mpg", _late_seeks)])
+def test_a_part_does_not_begin_at_what_is_no_key_frame(tmp_path, name, make):
+    make(tmp_path / name)
+    _all_alike(probe(tmp_path / name), [(9, 12), (21, 23), (30, 32), (39, 40)])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/video")
@@ -110,3 +134,9 @@ def test_spans_outside_the_clip_are_refused(tmp_path):
     for span in ((0, 5), (-1, 2), (3, 2)):
         with pytest.raises(VideoError, match="the clip has frames 0 to 4"):
             next(read(clip, *span))
+
+
+@pytest.mark.parametrize("pixel_format", ["xyz12le", "gray32le", "grayf32le", "bayer_rggb8"])
+def test_samples_that_mean_something_else_are_refused(pixel_format):
+    with pytest.raises(VideoError, match=f"pixel format {pixel_format}: expected YUV"):
+        layout(pixel_format)

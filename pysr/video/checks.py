@@ -6,16 +6,14 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
-from pysr.video.clip import Clip, VideoError, opened
+from pysr.video import sync
+from pysr.video.clip import Clip, VideoError
 from pysr.video.mux import result_stream
 from pysr.video.pipeline import DEPTH, Times
 from pysr.video.reader import probe
@@ -81,11 +79,13 @@ def estimate(
         (long.encode - short.encode) / more,
     )
     key, rest = sizes[0], max(sizes[1] - sizes[0], 0) / more
-    copied = sum(map(_bytes, clip.files or (clip.path,)))
+    copied = 0 if clip.files else _bytes(clip.path) - clip.size
     disk = copied + sum(int(key + len(s) * rest) for s in (*todo, *segments))
     free = shutil.disk_usage(folder).free
     if disk > free:
-        raise VideoError(f"{folder}: needs about {_words(disk)} there, {_words(free)} are free")
+        raise VideoError(
+            f"{folder.parents[1]}: needs about {_words(disk)} there, {_words(free)} are free"
+        )
     held = (DEPTH + LOOKAHEAD) * worker.frame_bytes
     return Estimate(
         worker.size[1],
@@ -139,15 +139,7 @@ def check(path: Path, clip: Clip, size: tuple[int, int], rehearsed: Clip) -> Non
         for name, there, expected in _compared(made, clip, size, rehearsed)
         if there != expected
     ]
-    off = _worst(made, clip)
-    # A container may round every time to its own unit.
-    if not made.files and off > max(made.time_base, clip.time_base):
-        wrong.append(f"times (a frame is off by {float(off):.4f} s)")
-    if not made.files and not clip.files:
-        pairs = zip_longest(_sounds(path, made), _sounds(clip.path, clip))
-        wrong += [
-            f"sound {i} ({a}, expected {b})" for i, (a, b) in enumerate(pairs) if _differ(a, b)
-        ]
+    wrong += sync.problems(path, made, clip)
     if wrong:
         raise CheckError(f"{path.name}: the finished file is wrong in {', '.join(wrong)}")
 
@@ -164,50 +156,3 @@ def _compared(
     yield "HDR metadata", made.hdr, rehearsed.hdr
     yield "primaries", made.colour.primaries, rehearsed.colour.primaries
     yield "transfer", made.colour.transfer, rehearsed.colour.transfer
-
-
-def _worst(made: Clip, clip: Clip) -> Fraction:
-    """The largest distance in seconds of a frame from its time in the clip, after the first."""
-    return max(
-        abs((a - made.pts[0]) * made.time_base - (b - clip.pts[0]) * clip.time_base)
-        for a, b in zip(made.pts, clip.pts, strict=False)
-    )
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """An audio stream: its packets, when it begins after the video, and what a packet lasts."""
-
-    packets: int
-    begins: Fraction
-    packet: Fraction
-
-    def __str__(self) -> str:
-        return f"{self.packets} packets from {float(self.begins):.3f} s"
-
-
-def _differ(a: _Sound | None, b: _Sound | None) -> bool:
-    """By as much as a packet, or in their number."""
-    if a is None or b is None or a.packets != b.packets:
-        return True
-    return abs(a.begins - b.begins) > max(a.packet, b.packet)
-
-
-def _sounds(path: Path, clip: Clip) -> list[_Sound]:
-    starts: dict[int, Fraction] = {}
-    counts: Counter[int] = Counter()
-    lengths: dict[int, Fraction] = {}
-    with opened(path) as container:
-        streams = container.streams.audio
-        for packet in container.demux(streams):
-            if packet.pts is None:  # the demuxer's last word on a stream
-                continue
-            index, base = packet.stream.index, packet.time_base
-            starts.setdefault(index, packet.pts * base)
-            lengths.setdefault(index, (packet.duration or 0) * base)
-            counts[index] += 1
-        begin = clip.pts[0] * clip.time_base
-        return [
-            _Sound(counts[s.index], starts.get(s.index, begin) - begin, lengths.get(s.index, 0))
-            for s in streams
-        ]

@@ -79,6 +79,7 @@ class Clip:
         pts: presentation times in ascending order, one for each frame.
         durations: as long as pts.
         keys: indices of frames that decoding can start at, ascending.
+        size: bytes of the stream's packets; 0 for pictures.
         sample_aspect: width over height of a sample.
         display_matrix: nine integers as FFmpeg stores them, or None when the picture is upright.
         rotation: degrees counter-clockwise that a player turns the picture by.
@@ -100,6 +101,7 @@ class Clip:
     pts: tuple[int, ...]
     durations: tuple[int, ...]
     keys: tuple[int, ...]
+    size: int = 0
     sample_aspect: Fraction = Fraction(1)
     display_matrix: tuple[int, ...] | None = None
     rotation: int = 0

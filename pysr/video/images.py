@@ -43,10 +43,12 @@ def _numbered(path: Path, number: int) -> str:
 def probe(path: Path) -> Clip:
     """See `pysr.video.reader.probe`; the first picture sets the size and the depth."""
     files = _files(path)
-    first = _read(files[0])
+    picture = _read(files[0])
+    first = picture.pixels
     height, width = first.shape[:2]
     depth = 8 if first.dtype == np.uint8 else 16
     alpha = first.ndim == 3 and first.shape[2] == 4
+    lost = {"transparency": alpha, "the colour profile": picture.icc is not None}
     count = len(files)
     return Clip(
         path=path,
@@ -62,7 +64,7 @@ def probe(path: Path) -> Clip:
         durations=(1,) * count,
         keys=tuple(range(count)),
         colour=_SRGB,
-        lost=("transparency",) if alpha else (),
+        lost=tuple(name for name, there in lost.items() if there),
         files=files,
     )
 
@@ -92,12 +94,12 @@ def _files(path: Path) -> tuple[Path, ...]:
 
 
 def _natural(name: str) -> tuple:
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
 
 
-def _read(file: Path) -> np.ndarray:
+def _read(file: Path) -> pictures.Picture:
     try:
-        return pictures.read(file).pixels
+        return pictures.read(file)
     except pictures.PictureError as error:
         raise VideoError(str(error)) from None
 
@@ -105,7 +107,7 @@ def _read(file: Path) -> np.ndarray:
 def decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """Numbers and planes (green, blue, red) of a clip's pictures."""
     for index in range(first, stop):
-        pixels = _read(clip.files[index])
+        pixels = _read(clip.files[index]).pixels
         if pixels.shape[:2] != (clip.height, clip.width):
             raise VideoError(
                 f"{clip.files[index]}: expected {clip.width}x{clip.height} as the first picture, "

@@ -12,6 +12,8 @@ from pysr.video.containers import carried
 from pysr.video.encoding import Encoding
 from pysr.video.probing import in_words, is_attached_picture
 
+_CHAPTERS_ALIKE = Fraction(1, 20)  # seconds; FFmpeg rounds their times
+
 
 def tags_lost(rehearsed: Clip, clip: Clip, target: Path, encoding: Encoding) -> tuple[str, ...]:
     """What of a clip's tags a rehearsal did not show, in words."""
@@ -57,11 +59,18 @@ def changes(path: Path, suffix: str, file, clip: Clip) -> list[str]:
             if before.index == clip.stream:
                 found += _video_changes(suffix, clip, written, after)
             found += [f"{in_words(before)}: {lost} is lost" for lost in _marks(before, after)]
-        if len(file.chapters()) != len(written.chapters()):
+        before, after = (_beginnings(container) for container in (file, written))
+        if len(before) != len(after):
             found.append("chapters are lost")
+        elif any(abs(a - b) > _CHAPTERS_ALIKE for a, b in zip(before, after, strict=True)):
+            found.append(f"chapters begin elsewhere: {suffix} holds no gaps between them")
         names = {name.lower() for name in written.metadata}
         gone = [name for name in tags.kept(file.metadata) if name.lower() not in names]
         return found + [f"the tag {name} is lost" for name in gone]
+
+
+def _beginnings(container) -> list[Fraction]:
+    return [chapter["start"] * chapter["time_base"] for chapter in container.chapters()]
 
 
 def matching_tracks(written, suffix: str, file, clip: Clip) -> list[tuple]:

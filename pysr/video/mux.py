@@ -7,6 +7,7 @@ reordering in any segment: so they rise across the joints whatever encoders thou
 
 from __future__ import annotations
 
+import errno
 import heapq
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from pysr.files import written_whole
-from pysr.video import images, subtitles, tags
+from pysr.video import images, subtitles, sync, tags
 from pysr.video.clip import Clip, VideoError, opened, pyav
 from pysr.video.containers import carried, check_target, source
 from pysr.video.encoding import Encoding
@@ -31,6 +32,7 @@ _MP4_TAGS = set(
     "lyrics show synopsis track creation_time".split()
 )
 _REHEARSED = 8  # frames: with some between others, as encoders have them
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
 
 
@@ -98,9 +100,12 @@ def rehearse(
             return _tried(whole, few, _measured(target, few, [black]))
         except (pyav().FFmpegError, VideoError) as error:
             problem = getattr(error, "strerror", None) or str(error).removeprefix(f"{whole}: ")
+            if getattr(error, "errno", None) in _OF_THE_DISK:
+                raise VideoError(f"{target}: cannot be written ({problem})") from None
+            other = target.suffix.lower() != ".mkv"
+            remedy = "; a name ending in .mkv holds nearly everything" if other else ""
             raise VideoError(
-                f"{target}: {target.suffix} cannot hold this clip ({problem}); a name ending in "
-                ".mkv holds nearly everything"
+                f"{target}: {target.suffix} cannot hold this clip ({problem}){remedy}"
             ) from None
 
 
@@ -111,6 +116,9 @@ def _tried(whole: Path, clip: Clip, segments: list[_Segment]) -> Clip:
         made = probe(whole, result_stream(whole, clip))
         for _ in read(made):  # some write times that packets and decoder do not agree on
             pass
+        elsewhere = sync.problems(whole, made, clip)
+        if elsewhere:
+            raise VideoError(f"it would be wrong in {', '.join(elsewhere)}")
         if made.rotation != clip.rotation:
             raise VideoError(f"the rotation by {clip.rotation} degrees would be lost")
         if _mirrors(made) != _mirrors(clip):

@@ -56,7 +56,8 @@ def layout(pixel_format: str) -> Layout:
     depth = min(bits, default=0)
     planar = stem if depth == 8 else f"{stem}{depth}le"
     floating = any(part in pixel_format for part in ("f16", "f32"))
-    if stem is None or depth < 8 or floating or not _exists(planar):
+    other = pixel_format.startswith("xyz")  # FFmpeg counts it as RGB
+    if stem is None or not 8 <= depth <= 16 or floating or other or not _exists(planar):
         raise VideoError(
             f"pixel format {pixel_format}: expected YUV 4:2:0, 4:2:2 or 4:4:4, grey or RGB of 8 to "
             "16 bits; convert the clip first"

@@ -16,12 +16,14 @@ from pysr.video import integrity, sidedata
 from pysr.video.clip import Clip, ColourTags, VideoError, opened, pyav
 from pysr.video.colour import check_tags, convert_alike, resolved
 from pysr.video.ffv1 import SliceChecks
+from pysr.video.hidden import HiddenFrames
 from pysr.video.planes import layout
 
 _PROGRESSIVE = (0, 1)  # AVFieldOrder: unknown or progressive
 _RGB, _UNSPECIFIED, _FULL = 0, 2, 2  # matrices and a range (ITU-T H.273)
 # What AVI cannot tell the display times of, where frames are kept in another order.
 _REORDERED_IN_AVI = ("h264", "hevc")
+_RATES_ALIKE = Fraction(1, 20)
 _VP9_ALPHA = "alpha_mode"  # the tag of transparency, which FFmpeg's own decoder does not show
 
 
@@ -31,6 +33,7 @@ class _Packets:
 
     pts: list[int] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
+    size: int = 0  # bytes
     undecodable: int = 0  # at the beginning, where others that they need are missing
     last_duration: int = 0
     end: Fraction = Fraction(0)  # of all streams, in seconds
@@ -99,6 +102,7 @@ def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
         )
     pixel_format = frame.format.name
     format_ = layout(pixel_format)
+    description = sidedata.description(container)
     # As FFmpeg reads grey that does not say so.
     full = pixel_format.startswith("yuvj") or (format_.grey and frame.color_range == 0)
     transparent = format_.alpha or stream.metadata.get(_VP9_ALPHA) == "1"
@@ -107,7 +111,7 @@ def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
         range=_FULL if full else frame.color_range,
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
-        chroma_location=sidedata.chroma_location(container, stream.index),
+        chroma_location=sidedata.chroma_location(description, stream.index),
     )
     check_tags(colour)
     clip = Clip(
@@ -119,7 +123,7 @@ def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
         depth=format_.depth,
         pixel_format=pixel_format,
         time_base=stream.time_base,
-        rate=stream.average_rate or stream.guessed_rate or Fraction(0),
+        rate=stream.average_rate or Fraction(0),
         pts=(),
         durations=(),
         keys=(),
@@ -129,7 +133,11 @@ def _describe(path: Path, container, stream) -> tuple[Clip, int | None]:
         colour=resolved(colour, frame.height),
         hdr=sidedata.hdr(frame),
         others=_others(container, stream),
-        lost=(("transparency",) if transparent else ()) + sidedata.lost(frame),
+        lost=(
+            *(("transparency",) if transparent else ()),
+            *sidedata.lost(frame),
+            *sidedata.crop_lost(description, stream.index),
+        ),
     )
     return clip, frame.pts
 
@@ -163,6 +171,7 @@ def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
     found, begin = _Packets(), None
     changes = _Changes(container.streams[clip.stream], clip)
     slices = SliceChecks()
+    hidden = HiddenFrames(path, container.streams[clip.stream])
     for packet in container.demux():
         if packet.pts is None:
             if packet.stream_index == clip.stream and packet.size:
@@ -177,8 +186,10 @@ def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
             continue
         if begin is None and packet.is_keyframe:
             begin = packet.pts
-        if packet.is_discard:
-            continue  # an edit list: decoded, since others are built on it, and not shown
+        found.size += packet.size
+        # What an edit list hides is decoded, since other frames are built on it.
+        if packet.is_discard or hidden.is_hidden(packet):
+            continue
         if packet.is_corrupt:
             raise _damaged(path, packet.pts * packet.time_base)
         if clip.codec == "ffv1":
@@ -205,8 +216,8 @@ def _damaged(path: Path, time: Fraction) -> VideoError:
 
 
 class _Changes:
-    """Notices a resolution, pixel format or colour that changes on the way, where new codec headers
-    announce it.
+    """Notices a resolution, sample aspect, pixel format or colour that changes on the way, where
+    new codec headers announce it.
 
     Only such key frames are decoded; `pysr.video.reader` looks at every frame.
     """
@@ -215,6 +226,7 @@ class _Changes:
         self._clip = clip
         self._stream = stream
         self._headers = None
+        self._aspect = None
         self._extract = None
         # avcC and hvcC (which begin with 1): the headers are in the container, not in the packets.
         if not (stream.codec_context.extradata or b"").startswith(b"\x01"):
@@ -227,9 +239,8 @@ class _Changes:
         headers = self._headers_of(packet)
         if headers is None or headers == self._headers:
             return
-        changed, self._headers = self._headers is not None, headers
-        if changed:
-            self._compare(packet)
+        self._headers = headers
+        self._compare(packet)
 
     def _headers_of(self, packet) -> bytes | None:
         if packet.has_sidedata("new_extradata"):
@@ -246,11 +257,16 @@ class _Changes:
     def _compare(self, packet) -> None:
         decoder = pyav().CodecContext.create(self._stream.codec_context.codec.name, "r")
         decoder.extradata = self._stream.codec_context.extradata
-        for frame in decoder.decode(packet) + decoder.decode(None):
-            at = float(packet.pts * packet.time_base)
-            changed = change(self._clip, frame, f"at {at:.3f} s")
-            if changed is not None:
-                raise VideoError(changed)
+        frames = decoder.decode(packet) + decoder.decode(None)
+        where = f"at {float(packet.pts * packet.time_base):.3f} s"
+        problems = [change(self._clip, frame, where) for frame in frames]
+        aspect = decoder.sample_aspect_ratio or Fraction(1)
+        if frames and self._aspect not in (None, aspect):
+            problems.append(_changed(self._clip, "sample aspect", where, self._aspect, aspect))
+        elif frames:
+            self._aspect = aspect
+        for problem in filter(None, problems):
+            raise VideoError(problem)
 
 
 def change(clip: Clip, frame, where: str) -> str | None:
@@ -268,6 +284,10 @@ def change(clip: Clip, frame, where: str) -> str | None:
         after = f"({frame.colorspace}, {frame.color_range})"
     else:
         return None
+    return _changed(clip, what, where, before, after)
+
+
+def _changed(clip: Clip, what: str, where: str, before: object, after: object) -> str:
     return (
         f"{clip.path}: the {what} changes {where} from {before} to {after}; cut the file there and "
         "upscale the parts"
@@ -291,13 +311,18 @@ def _with_times(clip: Clip, packets: _Packets) -> Clip:
         raise VideoError(
             f"{clip.path}: two frames share the time {at:.3f} s; re-encode the clip first"
         )
-    rate = clip.rate or (1 / (durations[0] * clip.time_base) if durations else Fraction(25))
+    rate = clip.rate or Fraction(25)
+    if durations:
+        # Stated ones are exact where times are rounded, and sometimes made up.
+        counted = len(durations) / ((pts[-1] - pts[0]) * clip.time_base)
+        rate = rate if abs(rate / counted - 1) < _RATES_ALIKE else counted
     durations.append(packets.last_duration or round(1 / rate / clip.time_base))
     undecodable = f"frames at the beginning that need some before it: {packets.undecodable}"
     return replace(
         clip,
         pts=pts,
         durations=tuple(durations),
+        size=packets.size,
         # The first frame may follow a key frame that an edit list hides.
         keys=tuple(n for n, i in enumerate(order) if packets.keys[i] or n == 0),
         rate=rate,

@@ -76,11 +76,13 @@ def read(clip: Clip, first: int = 0, stop: int | None = None) -> Iterator[Frame]
 def _decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
     """Numbers and planes, from the nearest key frame that leads to `first` undamaged.
 
-    A key frame may be only a point that decoding recovers at (open and rolling refresh); a straight
-    decode is then exact where one from there is not, so that earlier ones are tried.
+    A key frame may be only a point that decoding recovers at (open and rolling refresh), or none,
+    whatever its packet says; a straight decode is then exact where one from there is not, so that
+    earlier ones are tried, in growing steps: some decoders mark no frame as one to begin at.
     """
     expected = first
     usable = bisect_right(clip.keys, first)
+    back = 1
     while expected < stop:
         key = clip.keys[usable - 1] if usable > 0 else 0
         try:
@@ -91,7 +93,8 @@ def _decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
         except _Damaged as problem:
             if expected > first or key == 0:
                 raise VideoError(f"{clip.path}: frame {problem}") from None
-            usable -= 1
+            usable -= back
+            back *= 2
 
 
 class _Damaged(Exception):
@@ -111,12 +114,19 @@ def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int
                 other.discard = av.stream.Discard.all
         if key > 0:
             container.seek(clip.pts[key], stream=stream)
+        begun = key == 0
         try:
             for frame in container.decode(stream):
                 if expected == stop:
                     return
-                if frame.pts is None or frame.pts < clip.pts[expected]:
+                if frame.pts is None:
                     continue
+                # A seek may land behind it; many decoders then give grey pictures without a word.
+                begun = begun or (frame.pts == clip.pts[key] and frame.key_frame)
+                if frame.pts < clip.pts[expected]:
+                    continue
+                if not begun:
+                    raise _Damaged(f"{expected} cannot be reached from frame {key}")
                 _check(clip, frame, expected)
                 yield expected, planes.from_frame(frame)
                 expected += 1

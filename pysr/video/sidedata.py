@@ -73,8 +73,8 @@ def lost(frame) -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-def chroma_location(container, stream: int) -> int:
-    """FFmpeg's number of a stream's chroma location, 0 when unspecified."""
+def description(container) -> str:
+    """A file in FFmpeg's own words, which name what PyAV does not expose."""
     log = pyav().logging
     with _log_levels:
         # Only verbose descriptions name it. Both levels are FFmpeg's defaults afterwards.
@@ -82,11 +82,22 @@ def chroma_location(container, stream: int) -> int:
         log.set_libav_level(log.VERBOSE)
         log.set_level(log.VERBOSE)
         try:
-            words = container.dumps_format()
+            return container.dumps_format()
         finally:
             log.set_level(level)
             log.set_libav_level(log.INFO)
-    described = re.search(rf"Stream #0:{stream}\b.*?Video: (.*)", words)
+
+
+def chroma_location(description: str, stream: int) -> int:
+    """FFmpeg's number of a stream's chroma location, 0 when unspecified."""
+    described = re.search(rf"Stream #0:{stream}\b.*?Video: (.*)", description)
     inside = re.search(r"\w\(([^()]*)\)(?:, \d+x\d+|\s*$)", described[1]) if described else None
     names = re.split(r"[,/ ]+", inside[1]) if inside else []
     return next((i + 1 for i, name in enumerate(_CHROMA_LOCATIONS) if name in names), 0)
+
+
+def crop_lost(description: str, stream: int) -> tuple[str, ...]:
+    """The crop that a container states for a stream, which no decoder applies, in words."""
+    described = re.search(rf"Stream #0:{stream}\b(?:(?!Stream #).)*", description, re.DOTALL)
+    crop = re.search(r"Frame Cropping: (\S+)", described[0]) if described else None
+    return (f"the crop {crop[1]} that the container states",) if crop else ()

@@ -7,6 +7,7 @@ the `Unpacked` it returns puts a result together again in the user's own form.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -160,14 +161,15 @@ def _foreign(image) -> tuple[Tensor, Callable[[Tensor], object]]:
         raise TypeError(
             f"image: expected numpy, torch or an array with __dlpack__, got {type(image).__name__}"
         )
-    reversed_axes = min(getattr(image, "strides", None) or (0,)) < 0  # which torch aborts at
-    if hasattr(image, "__array_namespace__"):
-        namespace = image.__array_namespace__()
-        if reversed_axes:
-            image = namespace.asarray(image, copy=True)
-        return torch.from_dlpack(image), namespace.from_dlpack
-    if image.__dlpack_device__()[0] == _DLPACK_CPU:  # numpy tells strides that nobody else does
-        return _foreign(np.from_dlpack(image))[0], lambda t: t
-    if reversed_axes:
-        raise ValueError(f"image: expected strides of at least 0, got {tuple(image.strides)}")
-    return torch.from_dlpack(image), lambda t: t
+    namespace = image.__array_namespace__() if hasattr(image, "__array_namespace__") else None
+    back = (lambda t: t) if namespace is None else namespace.from_dlpack
+    if image.__dlpack_device__()[0] == _DLPACK_CPU:
+        with contextlib.suppress(BufferError, RuntimeError):  # of a type that numpy has not
+            image = np.from_dlpack(image)  # it tells strides that nobody else does
+        if isinstance(image, np.ndarray):
+            return _foreign(image)[0], back
+    if min(getattr(image, "strides", None) or (0,)) < 0:  # which torch aborts at
+        if namespace is None:
+            raise ValueError(f"image: expected strides of at least 0, got {tuple(image.strides)}")
+        image = namespace.asarray(image, copy=True)
+    return torch.from_dlpack(image), back

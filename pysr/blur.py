@@ -16,6 +16,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,21 @@ Seed = torch.Generator | int | None
 def as_generator(seed: Seed, device: torch.device | str = "cpu") -> torch.Generator | None:
     """A generator on `device` from a seed; a generator (or None) passes through unchanged.
 
-    Raises ValueError as `check_seed`.
+    Raises as `check_seed`.
     """
-    if isinstance(seed, int):
-        check_seed(seed)
-        return torch.Generator(device).manual_seed(seed)
-    return seed
+    if seed is None or isinstance(seed, torch.Generator):
+        return seed
+    return torch.Generator(device).manual_seed(check_seed(seed))
 
 
-def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that torch's generators do not take."""
+def check_seed(seed: int) -> int:
+    """A seed that torch's generators take. Raises TypeError for what is no integer, ValueError for
+    one of more than 64 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed: expected an integer, got {seed!r}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed: expected an integer of at most 64 bits, got {seed}")
+    return int(seed)
 
 
 def named_seed(seed: int, name: str) -> int:
@@ -179,14 +183,15 @@ def mixture_gaussians(k: int = 16, factor: float | Sequence[float] | Tensor = 1.
         k: kernel size, at least 1.
         factor: above 0; one number, or several, as the 1 and 1.2 of the paper's second group.
     Returns:
-        (4, k, k), or four after four (4 * F, k, k) for F factors; of factor's dtype and device if
-        it is a tensor, else float32.
+        (4, k, k), or four after four (4 * F, k, k) for F factors; of factor's floating
+        type and device if it is a tensor, else float32.
     Raises:
         ValueError: if a factor is not positive or k is below 1.
     """
     if k < 1:
         raise ValueError(f"k: expected a kernel size of at least 1, got {k}")
-    factor = factor if torch.is_tensor(factor) else torch.tensor(factor, dtype=torch.float32)
+    if not torch.is_tensor(factor) or not factor.is_floating_point():
+        factor = torch.as_tensor(factor, dtype=torch.float32)
     if not bool((factor > 0).all()):
         raise ValueError(f"factor: expected numbers above 0, got {factor.min().item():.4g}")
     theta = torch.tensor(MIXTURE_ANGLES, dtype=torch.float64, device=factor.device).deg2rad()

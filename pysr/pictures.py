@@ -38,7 +38,9 @@ _STRUCTURE = frozenset(
     + (0x122, 0x123, 0x124, 0x125, 0x12D, 0x13D, *range(0x140, 0x14F), *range(0x150, 0x15C))
     + (*range(0x200, 0x216), 0x8773)
 )
-_EXIF_FOLDERS = (0x8769, 0x8825)  # of the camera and of the place
+_CAMERA = 0x8769
+_SIZE = (0xA002, 0xA003)  # in that folder, of this picture
+_EXIF_FOLDERS = (_CAMERA, 0x8825)  # of the camera and of the place
 # Sides that a format can have at most.
 _LARGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _SAVE_OPTIONS = {
@@ -168,6 +170,8 @@ def _exif(path: Path, image: Image.Image) -> tuple[bytes | None, int]:
         orientation = exif.pop(_ORIENTATION, 1)
         for tag in _STRUCTURE & set(exif):
             del exif[tag]
+        for tag in _SIZE:
+            exif.get_ifd(_CAMERA).pop(tag, None)
         return (exif.tobytes() if len(exif) else None), orientation
     except Exception as error:  # what is no EXIF, or tags of types that they cannot have
         warnings.warn(f"{path}: its EXIF is left out, it is damaged ({error})", stacklevel=2)
@@ -270,6 +274,9 @@ def encoded(path: Path, picture: Picture) -> memoryview:
     try:
         if deep_colour:
             return _encoded_sixteen_bit(picture)
+        if path.suffix.lower() == ".bmp" and (picture.icc or picture.exif):
+            words = f"{path}: colour profile and EXIF are left out, BMP has none"
+            warnings.warn(words, stacklevel=2)
         return _encoded_by_pillow(path.suffix.lower(), picture)
     except (ValueError, RuntimeError) as error:
         # JPEG has no room for long EXIF, libtiff checks its values; libpng checks a profile.

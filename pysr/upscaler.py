@@ -436,7 +436,7 @@ def usable_device(name: str) -> torch.device:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         torch.zeros(1, device=device).item()  # the device meta has no values
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise ValueError(
             f"device: {name!r} is not usable here ({str(error).splitlines()[0]})"
         ) from None

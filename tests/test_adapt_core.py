@@ -25,6 +25,7 @@ PICTURE = 0.6 * torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed
     [
         (5, Budget(steps=5)),
         ("500 steps", Budget(steps=500)),
+        (np.int64(3), Budget(steps=3)),
         (2.5, Budget(seconds=2.5)),
         ("10s", Budget(seconds=10.0)),
     ],
@@ -37,6 +38,12 @@ def test_budgets_as_they_are_written(value, budget):
 def test_no_budget_is_one_line(value):
     with pytest.raises(ValueError, match="^budget: expected [^\n]*$"):
         Budget.of(value)
+
+
+@pytest.mark.parametrize("given", [{}, {"steps": 0}, {"steps": 1, "seconds": 2.0}])
+def test_a_budget_is_steps_or_seconds(given):
+    with pytest.raises(ValueError, match="^budget: expected "):
+        Budget(**given)
 
 
 class Brightness:

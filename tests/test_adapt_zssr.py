@@ -286,3 +286,12 @@ def test_what_cannot_be_used_is_one_clear_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         adapt.zssr(**(given | changes), config=SMALL, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_it_learns_on_its_own_device_whatever_the_default(photograph):
+    torch.set_default_device("meta")
+    try:
+        learned = adapt.zssr(photograph, 2, budget=1, config=SMALL, device="cpu")
+    finally:
+        torch.set_default_device(None)
+    assert learned.report.steps == 1

@@ -291,6 +291,17 @@ def test_a_users_kernel_is_copied_from_any_memory():
         assert torch.equal(checked, before) and not checked.requires_grad
 
 
+def test_seeds_are_integers_of_any_kind():
+    assert torch.equal(*(blur.random_motion(1, generator=seed) for seed in (3, np.int64(3))))
+    for seed in (1.5, True, "3"):
+        with pytest.raises(TypeError, match="seed: expected an integer, got"):
+            blur.random_motion(1, generator=seed)
+
+
+def test_factors_may_be_whole_numbers():
+    assert torch.equal(*(blur.mixture_gaussians(5, factor) for factor in (1.0, torch.tensor(1))))
+
+
 def test_bad_arguments_name_what_was_expected():
     with pytest.raises(ValueError, match="sigma: expected widths above 0, got 0"):
         blur.isotropic(0.0)

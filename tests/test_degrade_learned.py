@@ -217,6 +217,17 @@ def test_the_command_refuses_what_means_nothing(tmp_path, folder, capsys, argume
     assert "expected --model" in capsys.readouterr().err
 
 
+def test_pairs_do_not_replace_their_sources(tmp_path):
+    source = tmp_path / "set" / "hr"
+    source.mkdir(parents=True)
+    picture = pictures.Picture(np.full((9, 9, 4), 7, np.uint8))
+    pictures.write(source / "a.png", picture)
+    with pytest.raises(ValueError, match="hr/a.png: the result would overwrite its source"):
+        list(write_pairs(source, tmp_path / "set", learned(scale=2)))
+    assert pictures.read(source / "a.png").pixels.shape == (9, 9, 4)
+    assert not (tmp_path / "set" / "lr").exists()
+
+
 def test_a_set_of_pairs_goes_on_where_it_stopped(tmp_path, folder):
     degradation = learned(scale=2).with_noise(5 / 255)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -163,6 +163,7 @@ def test_profile_and_exif_travel(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x010E] = "a description"
     exif.get_ifd(0x8769)[0x829D] = 2.8  # of the camera: the aperture
+    exif.get_ifd(0x8769)[0xA002] = exif.get_ifd(0x8769)[0xA003] = 8  # of another picture: its size
     picture = Picture(noise(16, 16, 3), ICC, exif.tobytes())
     pictures.write(tmp_path / f"a{suffix}", picture)
     again = pictures.read(tmp_path / f"a{suffix}")
@@ -170,6 +171,13 @@ def test_profile_and_exif_travel(tmp_path, suffix):
     tags = Image.Exif()
     tags.load(again.exif)
     assert tags[0x010E] == "a description" and tags.get_ifd(0x8769)[0x829D] == 2.8
+    assert not {0xA002, 0xA003} & set(tags.get_ifd(0x8769))
+
+
+def test_a_format_without_a_profile_leaves_it_out_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="a.bmp: colour profile and EXIF are left out"):
+        pictures.write(tmp_path / "a.bmp", Picture(noise(8, 8, 3), ICC))
+    assert pictures.read(tmp_path / "a.bmp").icc is None
 
 
 def test_profile_and_exif_travel_in_16_bits(tmp_path):

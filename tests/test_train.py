@@ -490,7 +490,10 @@ DAN = 'kind = "dan"\nout = "o"\n[data]\nfolders = ["f"]\n[training]\nsteps = 1\n
 
 
 @pytest.mark.parametrize("name", ["none/dan-lite-x4", "dan-lite-x4.txt", "none/dan.toml"])
-def test_a_shipped_recipe_is_meant_by_its_bare_name_alone(name):
+def test_a_shipped_recipe_is_meant_by_its_bare_name_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sr").mkdir()
+    assert read_recipe("sr").out
     with pytest.raises(ValueError, match="recipe: no file"):
         read_recipe(name)
 
@@ -499,6 +502,11 @@ def test_a_shipped_recipe_is_meant_by_its_bare_name_alone(name):
     ("text", "message"),
     [
         ("kind = ", "not a TOML file"),
+        ('kind = "dan"\n[model]\nfeatures = 0', "features: expected 1 to 1024, got 0"),
+        ('kind = "dan"\n[model]\nkernel_size = 65', "kernel_size: expected 1 to 64, got 65"),
+        (f"{DAN}[degradation]\nscale = 4", "degradation.scale: is the model's, leave"),
+        ('kind = "dan"\n[data]\nfolders = ["f"]\napart = -5', "data.apart: expected at least 0"),
+        (f"{DAN}seed = 36893488147419103232", "training.seed: expected from 0 to below"),
         ('kind = "gan"', "kind: expected one of dan, dml, abl, sr, got 'gan'"),
         ('kind = "dan"\n[model]\nfeaturs = 3', "model.featurs: unknown"),
         ('kind = "dan"\n[model]\nfeatures = "many"', "model.features: expected int, got 'many'"),

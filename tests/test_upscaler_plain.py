@@ -140,6 +140,15 @@ def test_what_it_cannot_do_is_said():
         Upscaler(Doubled(), device="cpu", precision="float16")
     with pytest.raises(ValueError, match="model: expected a scale.*Conv2d has none"):
         Upscaler(nn.Conv2d(3, 3, 3), device="cpu")
+    for scale in (1.5, 0, "2"):
+        doubled = Doubled()
+        doubled.scale = scale
+        with pytest.raises(ValueError, match="model: expected a whole scale of at least 1"):
+            Upscaler(doubled, device="cpu")
+    doubled = Doubled()
+    doubled.scale = 3  # which it does not keep
+    with pytest.raises(ValueError, match=r"model: expected \(1, 3, .* of it, got \(1, 3, "):
+        Upscaler(doubled, device="cpu")(PICTURE)
 
 
 def run(*arguments) -> int:

@@ -98,6 +98,15 @@ class Broken(Exception):
     pass
 
 
+def test_a_result_may_be_written_over(upscaler):
+    known = Upscaler(upscaler.model, kernel=blur.isotropic(1.0), device="cpu")
+    first, second = known.stream(frames(2)), []
+    for result in first:
+        second.append(result.kernel.sum())
+        result.kernel[:] = 0
+    assert all(abs(total - 1) < 1e-5 for total in second)
+
+
 def test_an_error_of_the_source_comes_after_the_frames_before_it(upscaler):
     def source():
         yield from CUT[:7]

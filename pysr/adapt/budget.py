@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 _WRITTEN = re.compile(r"\s*([0-9.]+)\s*(s|sec|seconds?|steps?)\s*")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps or seconds; the other one is None."""
+    """Steps or seconds; the other one is None.
+
+    Raises ValueError for none, for both, and for what is not above zero.
+    """
 
     steps: int | None = None
     seconds: float | None = None
+
+    def __post_init__(self):
+        given = [value for value in (self.steps, self.seconds) if value is not None]
+        if len(given) != 1:
+            raise ValueError("budget: expected either steps or seconds")
+        if not 0 < given[0] < math.inf:
+            raise ValueError(f"budget: expected more than zero steps or seconds, got {given[0]}")
 
     @classmethod
     def of(cls, value: Budget | int | float | str) -> Budget:
@@ -26,11 +37,10 @@ class Budget:
             return value
         if isinstance(value, str):
             return cls.of(_number(value))
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise _refused(value)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"budget: expected more than zero steps or seconds, got {value}")
-        return cls(steps=value) if isinstance(value, int) else cls(seconds=value)
+        whole = isinstance(value, Integral)
+        return cls(steps=int(value)) if whole else cls(seconds=float(value))
 
     def share(self, steps: int, seconds: float) -> float:
         """How much of it is spent, from 0 on; 1 is all."""

@@ -184,7 +184,7 @@ def dsr(
         ValueError, TypeError: for a picture, kernel, budget or seed that cannot be used, or a scale
             at which no shipped model estimates a blur.
     """
-    blur.check_seed(seed)
+    seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or DSRConfig()
     device = usable_device(device)
     model = model if isinstance(model, nn.Module) else load_model(model)

@@ -127,7 +127,10 @@ def load(
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a readable file (its report: {error!r})") from None
     if method.base is not None and not isinstance(base, ZSSR):
-        base = method.base(file.settings)
+        try:
+            base = method.base(file.settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: not a readable file (its settings: {error!r})") from None
     elif base is None:
         raise ModelError(f"{path}: expected the model that {report.method} taught, got none")
     elif not isinstance(base, nn.Module):
@@ -139,6 +142,9 @@ def load(
         return method.form(base, report, file.settings)
 
     model = form(base)
-    delta.add(model, file.differences)
+    try:
+        delta.add(model, file.differences)
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: does not fit the model that it names ({error})") from None
     upscaler = Upscaler(model.eval(), device=device, kernel=report.kernel)
     return Adapted(upscaler, report, base, form, file.settings)

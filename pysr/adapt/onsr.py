@@ -310,7 +310,7 @@ def onsr(
         ValueError, TypeError: for a picture, kernel, degradation, budget, pool or seed that cannot
             be used.
     """
-    blur.check_seed(seed)
+    seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ONSRConfig()
     if kernel is not None and degradation is not None:
         raise ValueError("kernel: given together with a degradation, expected one of them")

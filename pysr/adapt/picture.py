@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays
+from pysr.engines.defaults import own_defaults
 from pysr.nets import DAN, DEFAULTS, default_model, load_model
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
@@ -21,13 +22,15 @@ JUDGED_SIDE = 128  # LR pixels, at most
 
 
 def teaching(method: Callable) -> Callable:
-    """A method, taken out of `torch.inference_mode` where it is called in it: no gradient knows
-    tensors made there, so that those it is given are copied. Networks it copies by itself.
+    """A method that learns as it would by itself, whatever default device, `torch.autocast` or
+    `torch.inference_mode` it is called under: no gradient knows tensors made in the latter, so that
+    those it is given are copied. Networks it copies by itself.
     """
 
     @wraps(method)
     def outside(*given, **named):
-        with torch.inference_mode(False):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.inference_mode(False), own_defaults(device):
             given = [_outside(value) for value in given]
             named = {name: _outside(value) for name, value in named.items()}
             return method(*given, **named)

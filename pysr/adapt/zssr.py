@@ -95,15 +95,14 @@ class ZSSRConfig(Learning):
 class ZSSR(Chain):
     """One step, or several in a row: (N, 3, H, W) in [0, 1] -> (N, 3, s*H, s*W), not clipped.
 
-    Untrained, it interpolates. Its weights are always the same for a seed. Raises ValueError for a
-    seed that `pysr.blur.check_seed` refuses.
+    Untrained, it interpolates. Its weights are always the same for a seed. Raises as
+    `pysr.blur.check_seed`.
     """
 
     def __init__(self, sizes: ZSSRSizes | None = None, seed: int = 0):
         sizes = sizes or ZSSRSizes()
         factors = STEPS[sizes.scale] if sizes.gradual else (sizes.scale,)
-        blur.check_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
+        generator = blur.as_generator(seed)
         super().__init__([Step(s, sizes.layers, sizes.features, generator) for s in factors])
         self.config = sizes
 
@@ -224,6 +223,7 @@ def zssr(
     Raises:
         ValueError, TypeError: for a picture, scale, kernel, budget or seed that cannot be used.
     """
+    seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ZSSRConfig()
     base = ZSSR(ZSSRSizes(scale, config.layers, config.features, config.gradual), seed)
     device = usable_device(device)

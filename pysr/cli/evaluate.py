@@ -39,10 +39,11 @@ def run(options: argparse.Namespace) -> int:
     if options.scale in DEFAULTS:
         usual = [default_model(options.scale, usable_device(options.device))]
     models = options.model or usual
-    models = [] if models == ["none"] else models
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"limit: expected at least 1, got {options.limit}")
-    check_writable(json=options.json)
+    if "none" in models:
+        if len(models) > 1 or options.adapt:
+            raise ValueError("model: none is interpolation alone, without --adapt or other models")
+        models = []
+    check_writable(options.data, options.degradation, *models, json=options.json)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("pictures", total=None)

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         return _inspect_degradation(options)
     if options.input is None:
         raise ValueError("input: expected a picture")
-    check_writable(html=options.html)
+    check_writable(options.input, options.model, html=options.html)
     if options.out:
         raise ValueError("out: expected a learned degradation as --model")
     pixels = pictures.read(options.input).pixels
@@ -61,6 +61,9 @@ def run(options: argparse.Namespace) -> int:
 def _inspect_degradation(options: argparse.Namespace) -> int:
     if options.html:
         raise ValueError("html: expected a model that restores, a learned degradation has no page")
+    for name in ("scale", "engine", "precision", "device"):
+        if getattr(options, name) not in (None, "auto"):
+            raise ValueError(f"{name}: expected a model that restores, not a learned degradation")
     degradation = degrade.load(options.model)
     picture = options.input and arrays.unpack(pictures.read(options.input).pixels).rgb
     folder = options.out or Path(options.model).with_suffix("")

@@ -87,11 +87,18 @@ def upscaler(options: argparse.Namespace) -> Upscaler:
     )
 
 
-def check_writable(**reports: str | None) -> None:
-    """Refuse, before the work, files named by options that could not be written after it."""
+def check_writable(*used: str | Path | None, **reports: str | None) -> None:
+    """Refuse, before the work, files named by options that could not be written after it, or that
+    would replace what is `used`: files and folders of them that the command reads or writes."""
+    named = [Path(path) for path in used if path is not None]
+    taken = {f.resolve() for path in named for f in (path.iterdir() if path.is_dir() else [path])}
     for name, path in reports.items():
-        if path is not None and not is_writable(path):
+        if path is None:
+            continue
+        if not is_writable(path):
             raise ValueError(f"--{name}: {path} cannot be written")
+        if Path(path).resolve() in taken:
+            raise ValueError(f"--{name}: {path} would replace an input or a result")
 
 
 def kernel(path: str | None) -> np.ndarray | None:
@@ -106,17 +113,24 @@ def kernel(path: str | None) -> np.ndarray | None:
         if not Path(path).is_file():
             raise ValueError("no such file")
         if suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+            with open(path, "rb") as file:
+                values = np.lib.format.read_array(file, allow_pickle=False)
         elif suffix == ".json":
             values = json.loads(Path(path).read_text())
-            values = np.array(values["kernel"] if isinstance(values, dict) else values)
+            if isinstance(values, dict):
+                if "kernel" not in values:
+                    raise ValueError('expected a list of lists, or an object with "kernel"')
+                values = values["kernel"]
+            values = np.array(values)
         elif suffix in pictures.READABLE:
             values = pictures.read(path).pixels.astype("float64")
-            values = values / values.sum()
+            values = values / max(values.sum(), 1)
         else:
             raise ValueError("expected .npy, .json or a grey picture")
+        if values.dtype.kind not in "buif":
+            raise ValueError(f"expected numbers, got {values.dtype}")
         return check_kernel(values.astype("float32")).numpy()
-    except (ValueError, KeyError, EOFError) as error:
+    except (ValueError, TypeError, EOFError) as error:
         raise ValueError(f"kernel: {path}: {error}") from None
 
 

@@ -61,11 +61,10 @@ def run(options: argparse.Namespace) -> int:
         refuse_video_options(options, allowed=() if learning is None else ("--report",))
     if videos and options.exact:
         raise ValueError("--exact: for pictures only, a clip's blur is followed through its shots")
-    check_writable(report=options.report)
+    used = (options.kernel, options.model, options.degradation, options.hr_pool)
+    check_writable(*used, *(path for pair in pairs for path in pair), report=options.report)
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     taken = {path.resolve() for pair in pairs for path in pair}
-    if options.report and Path(options.report).resolve() in taken:
-        raise ValueError(f"--report: {options.report} would replace an input or a result")
     failures, reports = [], []
     for source, target in pairs:
         try:
@@ -114,7 +113,14 @@ def _upscale_picture(
         )
         print(one_line(f"{source}: {adapted.report.line()}"), flush=True)
         # It restores with the blur that was found, or given.
-        restorer, known, about["adapt"] = adapted.upscaler, None, adapted.report.as_json()
+        restorer = Upscaler(
+            adapted.upscaler.model,
+            kernel=adapted.report.kernel,
+            device=device,
+            engine=options.engine,
+            precision=options.precision,
+        )
+        known, about["adapt"] = None, adapted.report.as_json()
     result = restorer(picture.pixels, kernel=known, tile=options.tile, exact=options.exact)
     pictures.write(target, picture.with_pixels(result.image))
     print(_line(source, target, result, time.perf_counter() - started), flush=True)

@@ -37,14 +37,20 @@ def write_pairs(
 
     Raises:
         PictureError: for a source without pictures or with one that cannot be read.
-        ValueError: for two pictures of one name, a target that was made in another way, or a
-            manifest that is none.
+        ValueError: for two pictures of one name, a pair that would overwrite a source, a target
+            that was made in another way, or a manifest that is none.
     """
     paths, target = pictures.listing(source), Path(target)
     names = [path.stem for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{source}: several pictures would be written as {', '.join(twice)}")
+    sources = {path.resolve() for path in paths}
+    for side in ("hr", "lr"):
+        for name in names:
+            result = target / side / f"{name}.png"
+            if result.resolve() in sources:
+                raise ValueError(f"{result}: the result would overwrite its source")
     for side in ("hr", "lr"):
         (target / side).mkdir(parents=True, exist_ok=True)
     done = _resume(target, _settings(degradation, seed), paths)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr.engines.torch_engine import PRECISIONS
+from pysr.nets.parts import scale_of
 
 
 class PlainEngine:
@@ -23,6 +24,7 @@ class PlainEngine:
     def __init__(self, model: nn.Module, device: torch.device, precision: str = "float32"):
         self.device = device
         self.precision = precision
+        self._scale = scale_of(model)
         self.model = model.eval().to(device, memory_format=torch.channels_last)
         self._network = self.model
         if precision != "float32":
@@ -30,7 +32,13 @@ class PlainEngine:
 
     @torch.inference_mode()
     def restore(self, lr: Tensor, code: None = None, gates: None = None) -> Tensor:
-        return self._network(lr.to(self.device, memory_format=torch.channels_last)).float()
+        lr = lr.to(self.device, memory_format=torch.channels_last)
+        sr = self._network(lr)
+        n, _, h, w = lr.shape
+        expected = (n, 3, self._scale * h, self._scale * w)
+        if tuple(sr.shape) != expected:
+            raise ValueError(f"model: expected {expected} of it, got {tuple(sr.shape)}")
+        return sr.float()
 
     def warm_up(self, n: int, h: int, w: int) -> None:
         self.restore(torch.zeros(n, 3, h, w))

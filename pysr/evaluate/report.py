@@ -105,6 +105,10 @@ def evaluate(
     learned = isinstance(protocol, LearnedDegradation)
     if learned and protocol.scale != scale:
         raise ValueError(f"protocol: this degradation is x{protocol.scale}, expected x{scale}")
+    if isinstance(models, str | Path):
+        raise TypeError(f"models: expected several names or files, got {models!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected at least 1, got {limit}")
     upscalers = {str(name): load(name, scale=scale, device=device) for name in models}
     methods = {INTERPOLATION: lambda case: (imresize(case.lr, scale), None)}
     for name, upscaler in upscalers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +25,15 @@ FEW_CHANNELS, FEW_PIXELS = 16, 2048
 
 
 def scale_of(network: nn.Module) -> int:
-    """Output over input size, as `config.scale` or `scale` says. Raises ValueError for neither."""
+    """Output over input size, as `config.scale` or `scale` says. Raises ValueError for neither, and
+    for what is no whole number of at least 1."""
     scale = getattr(getattr(network, "config", network), "scale", None)
     if scale is None:
         kind = type(network).__name__
         raise ValueError(f"model: expected a scale, as scale or config.scale; {kind} has none")
-    return scale
+    if isinstance(scale, bool) or not isinstance(scale, Integral) or scale < 1:
+        raise ValueError(f"model: expected a whole scale of at least 1, got {scale!r}")
+    return int(scale)
 
 
 def halo_of(network: nn.Module) -> int:

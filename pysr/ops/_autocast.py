@@ -18,7 +18,9 @@ def in_widest_type(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(operator)
     def wrapped(*arguments, **named):
         given = [a for a in (*arguments, *named.values()) if _is_float(a)]
-        device = given[0].device.type if given else ""
+        if not given:
+            return operator(*arguments, **named)
+        device = given[0].device.type
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return operator(*arguments, **named)
         dtype = functools.reduce(torch.promote_types, [a.dtype for a in given])

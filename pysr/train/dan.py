@@ -63,9 +63,9 @@ class DANData:
 
     def __post_init__(self):
         check_least("data", self, 1, "patch", "batch")
-        check_least("data", self, 0, "hold_out")
+        check_least("data", self, 0, "hold_out", "apart", "guided")
         shares = (self.reduced, self.enlarged)
-        if min(shares) < 0 or sum(shares) > 1:
+        if not (min(shares) >= 0 and sum(shares) <= 1):
             raise ValueError(
                 "data.reduced, data.enlarged: expected shares, together at most 1, got "
                 f"{self.reduced} and {self.enlarged}"

@@ -68,6 +68,8 @@ class TrainingOptions:
         check_least("training", self, 0, "warmup", "halve_every", "cooldown")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema: expected from 0 to below 1, got {self.ema}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"training.seed: expected from 0 to below 2**63, got {self.seed}")
         if len(self.betas) != 2:
             raise ValueError(f"training.betas: expected two, got {len(self.betas)}")
         if self.precision not in ("fp32", "bf16"):

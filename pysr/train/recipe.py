@@ -49,7 +49,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     named = RECIPES / f"{path}.toml"
-    if path == Path(path.name) and not path.exists() and named.exists():
+    if path == Path(path.name) and not path.is_file() and named.exists():
         path = named
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
@@ -101,6 +101,9 @@ def _section(path: Path, content: dict, name: str, kind: type, extra: Mapping):
     values = content.pop(name, {})
     if not isinstance(values, dict):
         raise ValueError(f"{path}: {name}: expected a section [{name}]")
+    for key in extra:
+        if key in values:
+            raise ValueError(f"{path}: {name}.{key}: is the model's, leave it out")
     return _build(path, f"{name}.", kind, {**values, **extra})
 
 

@@ -115,7 +115,7 @@ class _Stream:
             self._done += 1
             yield Upscaled(
                 image=picture.pack(out),
-                kernel=picture.like(estimate.kernel),
+                kernel=picture.like(estimate.kernel.clone()),  # of the whole shot
                 consistency=self._meter.consistencies[-1],
                 confidence=estimate.confidence,
                 recomputed=recomputed,

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays, engines
+from pysr.blur import check_kernel
 from pysr.consistency import consistency
 from pysr.engines.defaults import own_defaults
 from pysr.estimation import Estimate, estimation_of
@@ -155,7 +156,7 @@ class Upscaler:
         _check_process()
         self._arguments = {
             "model": model,
-            "kernel": kernel,
+            "kernel": None if kernel is None else check_kernel(kernel),
             "device": device,
             "engine": engine,
             "precision": precision,

@@ -123,3 +123,11 @@ def test_what_was_taught_restores_by_the_engine_that_was_asked_for(picture, tmp_
     adapt = ("--adapt", "onsr", "--budget", "1 steps", "--device", "cpu")
     assert main([str(a) for a in ("upscale", picture, tmp_path / "o.png", *model, *adapt)]) == 0
     assert made[-1] == ("torch", "bfloat16")
+
+
+@pytest.mark.parametrize("arguments", [(), ("upscale",), ("upscale", "a", "b", "--scale", "two")])
+def test_a_command_that_is_not_understood_is_told_in_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and "--help" in error

@@ -138,6 +138,8 @@ def test_what_it_cannot_do_is_said():
         Upscaler(network(), device="cpu", engine="native")
     with pytest.raises(ValueError, match="precision: expected float32 for Doubled"):
         Upscaler(Doubled(), device="cpu", precision="float16")
+    with pytest.raises(ValueError, match="model: expected weights in float32, got float16"):
+        Upscaler(network().half(), device="cpu")
     with pytest.raises(ValueError, match="model: expected a scale.*Conv2d has none"):
         Upscaler(nn.Conv2d(3, 3, 3), device="cpu")
     for scale in (1.5, 0, "2"):

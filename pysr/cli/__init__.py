@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import pysr
 
@@ -48,10 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line, as all errors are said."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
 def _run(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="pysr", description="Blind super-resolution of images and video."
-    )
+    parser = _Parser(prog="pysr", description="Blind super-resolution of images and video.")
     parser.add_argument("--version", action="version", version=f"pysr {pysr.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = arguments[0] if arguments else None

@@ -48,10 +48,15 @@ def jpeg(x: Tensor, quality: Tensor | int) -> Tensor:
     Returns:
         (N, 3, H, W), multiples of 1/255.
     Raises:
-        ValueError: for a quality outside that range.
+        ValueError: for a quality outside that range, and for other shapes.
     """
-    quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device).expand(len(x))
-    if bool(((quality < 1) | (quality > 100)).any()):
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"x: expected (N, 3, H, W), got {tuple(x.shape)}")
+    quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device)
+    if quality.numel() not in (1, len(x)):
+        raise ValueError(f"quality: expected one or {len(x)}, got {quality.numel()}")
+    quality = quality.expand(len(x))
+    if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError(f"quality: expected 1 to 100, got {quality.tolist()}")
     height, width = x.shape[-2:]
     # Whole blocks of the halved chroma.

@@ -95,14 +95,14 @@ def create(name: str, model: nn.Module, device: torch.device, precision: str = "
     that names both.
 
     Raises:
-        ValueError: as `candidates`, for a DAN whose weights are not float32, or for what a plain
+        ValueError: as `candidates`, for a model whose weights are not float32, or for what a plain
             network does not have.
         ExportError: if the model cannot be brought into the engine's form; and whatever else a
             runtime raises when an engine that was asked for by name does not come up.
     """
+    _check_weights(model)
     if not isinstance(model, DAN):
         return _plain(name, model, device, precision)
-    _check_weights(model)
     found = candidates(name, device, precision)
     for (engine, chosen), (following, _) in zip(found, found[1:], strict=False):
         try:
@@ -117,7 +117,7 @@ def create(name: str, model: nn.Module, device: torch.device, precision: str = "
     return ENGINES[engine](model, device, chosen)
 
 
-def _check_weights(model: DAN) -> None:
+def _check_weights(model: nn.Module) -> None:
     for weight in model.parameters():
         if weight.dtype != torch.float32:
             got = str(weight.dtype).removeprefix("torch.")

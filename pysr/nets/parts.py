@@ -43,7 +43,7 @@ def halo_of(network: nn.Module) -> int:
 
 def check_scale(scale: int, expected: tuple[int, ...]) -> None:
     """Raises ValueError for a scale that a network is not made for."""
-    if scale not in expected:
+    if scale not in expected or not isinstance(scale, Integral):
         names = ", ".join(str(s) for s in expected[:-1])
         raise ValueError(f"scale: expected {names} or {expected[-1]}, got {scale}")
 

@@ -89,9 +89,10 @@ def _in_processes(
                 advanced(len(segment))
                 times += taken
         except BrokenProcessPool:
+            guard = "" if times.model else '; a script needs if __name__ == "__main__": around it'
             raise RuntimeError(
                 "a worker process died, most likely of too little memory; the same command goes on "
-                "where it was, with fewer --jobs too"
+                f"where it was, with fewer --jobs too{guard}"
             ) from None
         except BaseException:
             end.close()  # the segments in work would take minutes yet, and nobody takes them in

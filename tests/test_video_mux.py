@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 import pytest
 import torch
-from video_clips import HDR10, REAL, blank, draw_clip, number, uneven, upscale
+from video_clips import HDR10, REAL, blank, draw_clip, number, tone, uneven, upscale
 
 from pysr.video.clip import VideoError
 from pysr.video.colour import to_rgb
@@ -398,6 +398,28 @@ def test_pcm_that_a_container_cuts_otherwise_is_whole(tmp_path):
 def _demuxed(path, stream):
     with av.open(path) as container:
         yield from (p for p in container.demux(stream) if p.size)
+
+
+def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path):
+    source = tmp_path / "in.mp4"
+    with av.open(source, "w") as container:
+        video = container.add_stream("libx264", 25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", 48000, layout="stereo")
+        packets = [video.encode(av.VideoFrame(64, 48, "yuv420p")) for _ in range(12)]
+        early = tone(sound, 0.9, 440)
+        for packet in early:
+            packet.pts, packet.dts = packet.pts - 20 * 1024, packet.dts - 20 * 1024
+        packets += [video.encode(None), early]
+        container.mux(sorted(itertools.chain(*packets), key=lambda p: p.dts * p.time_base))
+    hidden = sum(packet.is_discard for packet in _demuxed(source, 1))
+    assert hidden > 19
+    told = upscale(probe(source), tmp_path / "out.mkv")
+    assert told == ("all times are +0.021 s: .mkv begins elsewhere",)  # as of any AAC in MP4
+    copied = [bytes(packet) for packet in _demuxed(tmp_path / "out.mkv", 1)]
+    assert copied == [bytes(packet) for packet in _demuxed(source, 1)][hidden - 1 :]
+    upscale(probe(source), tmp_path / "out.mp4")
+    assert sum(packet.is_discard for packet in _demuxed(tmp_path / "out.mp4", 1)) == hidden
 
 
 def test_frames_that_would_move_are_found_out_before_the_work(tmp_path):

@@ -189,7 +189,7 @@ def _write(path: Path, suffix: str, file, clip: Clip, segments: list[_Segment]) 
         if file is not None:
             container.metadata.update(tags.kept(file.metadata))
             container.set_chapters(file.chapters())
-            packets.append(_copied_packets(file, copies, ways))
+            packets.append(_copied_packets(file, copies, ways, suffix))
         for packet in heapq.merge(*packets, key=_seconds):
             container.mux(packet)
 
@@ -278,11 +278,12 @@ def _video_packets(clip: Clip, segments: list[_Segment], stream, headers, suffix
                 yield packet
 
 
-def _copied_packets(file, copies: dict, ways: dict) -> Iterator:
+def _copied_packets(file, copies: dict, ways: dict, suffix: str) -> Iterator:
     keep = pyav().stream.Discard
     for stream in file.streams:
         stream.discard = keep.default if stream.index in copies else keep.all
-    for packet in file.demux():
+    every = file.demux()
+    for packet in every if suffix.lower() in _MP4_SUFFIXES else sync.heard(every):
         if packet.size == 0 and packet.pts is None:
             continue  # what flushes decoders
         if packet.stream_index not in copies or _is_gap(packet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
@@ -31,6 +32,20 @@ def problems(path: Path, made: Clip, clip: Clip) -> list[str]:
             f"sound {i} ({a}, expected {b})" for i, (a, b) in enumerate(pairs) if _differ(a, b)
         ]
     return found
+
+
+def heard(packets: Iterable) -> Iterator:
+    """Packets without those of sound that an MP4's edit list hides, which other containers would
+    play; but for the last one before sound that is heard, of which decoders need the end."""
+    hidden = {}
+    for packet in packets:
+        if packet.pts is not None and packet.stream.type == "audio":
+            if packet.is_discard:
+                hidden[packet.stream_index] = packet
+                continue
+            if packet.stream_index in hidden:
+                yield hidden.pop(packet.stream_index)
+        yield packet
 
 
 def _worst(made: Clip, clip: Clip) -> Fraction:
@@ -69,7 +84,7 @@ def _sounds(path: Path, clip: Clip) -> list[_Sound]:
     sizes: Counter[int] = Counter()
     with opened(path) as container:
         streams = container.streams.audio
-        for packet in container.demux(streams):
+        for packet in heard(container.demux(streams)):
             if packet.pts is None:  # the demuxer's last word on a stream
                 continue
             index, base = packet.stream.index, packet.time_base

@@ -18,7 +18,7 @@ from skimage import data as photographs
 from video_clips import draw_clip
 from video_jobs import FRAMES, SEGMENT, decoded, others
 
-from pysr import video
+from pysr import pictures, video
 from pysr.engines import NativeEngine
 from pysr.nets import load_model
 from pysr.video import job
@@ -177,6 +177,16 @@ def test_of_two_video_streams_the_one_asked_for_is_upscaled_and_checked(tiny_mod
     assert video.upscale(source, target, model=tiny_model, stream=1).frames == 5
     sizes = [(len(clip), clip.width) for clip in (video.probe(target, i) for i in (0, 1))]
     assert sizes == [(6, 256), (5, 128)]
+
+
+def test_what_comes_with_later_frames_is_told_to_be_lost(tiny_model, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for index, channels in enumerate((3, 3, 4)):
+        pixels = np.full((48, 64, channels), 99, np.uint8)
+        pictures.write(frames / f"{index}.png", pictures.Picture(pixels))
+    report = video.upscale(frames, tmp_path / "out.mkv", model=tiny_model, segment=1)
+    assert report.lost == ["transparency"]
 
 
 @pytest.mark.parametrize("lacking", ["disk", "folder", "source", "file", "names"])

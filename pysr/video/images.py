@@ -47,8 +47,6 @@ def probe(path: Path) -> Clip:
     first = picture.pixels
     height, width = first.shape[:2]
     depth = 8 if first.dtype == np.uint8 else 16
-    alpha = first.ndim == 3 and first.shape[2] == 4
-    lost = {"transparency": alpha, "the colour profile": picture.icc is not None}
     count = len(files)
     return Clip(
         path=path,
@@ -64,7 +62,7 @@ def probe(path: Path) -> Clip:
         durations=(1,) * count,
         keys=tuple(range(count)),
         colour=_SRGB,
-        lost=tuple(name for name, there in lost.items() if there),
+        lost=_lost(picture),
         files=files,
     )
 
@@ -104,10 +102,18 @@ def _read(file: Path) -> pictures.Picture:
         raise VideoError(str(error)) from None
 
 
-def decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Numbers and planes (green, blue, red) of a clip's pictures."""
+def _lost(picture: pictures.Picture) -> tuple[str, ...]:
+    """What a picture has that a clip has not, in words."""
+    alpha = picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4
+    there = {"transparency": alpha, "the colour profile": picture.icc is not None}
+    return tuple(name for name, has in there.items() if has)
+
+
+def decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple, tuple[str, ...]]]:
+    """Numbers, planes (green, blue, red) and what is lost of a clip's pictures."""
     for index in range(first, stop):
-        pixels = _read(clip.files[index]).pixels
+        picture = _read(clip.files[index])
+        pixels = picture.pixels
         if pixels.shape[:2] != (clip.height, clip.width):
             raise VideoError(
                 f"{clip.files[index]}: expected {clip.width}x{clip.height} as the first picture, "
@@ -120,7 +126,7 @@ def decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple[Tens
         if pixels.ndim == 2:
             pixels = np.stack([pixels] * 3, axis=-1)
         r, g, b = (torch.from_numpy(np.ascontiguousarray(pixels[..., i])) for i in range(3))
-        yield index, (g, b, r)
+        yield index, (g, b, r), _lost(picture)
 
 
 class Folder:

@@ -274,7 +274,7 @@ def upscale(
             tile=min(f.tile for f in facts),
             workers=_by_worker(facts),
             shots=[_reported(shot, network, facts) for shot in shots],
-            lost=list(dict.fromkeys((*lost, *altered))),
+            lost=list(dict.fromkeys((*lost, *altered, *(word for f in facts for word in f.lost)))),
         )
         journal.complete(whole, report.as_json())
         put_in_place(journal.result, final)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pysr.video import images, planes, probing
+from pysr.video import images, planes, probing, sidedata
 from pysr.video.clip import Clip, VideoError, opened, pyav
 
 # Decoders that mark no frame in which they concealed damage; asked to, they refuse it.
@@ -32,12 +32,14 @@ class Frame:
         pts, duration: in the clip's time base.
         planes: luma and two chroma planes, (H, W) and (h, w), uint8 of 8 bits, else uint16; of RGB
             green, blue and red.
+        lost: what came with it that pysr cannot carry into a result, in words.
     """
 
     index: int
     pts: int
     duration: int
     planes: tuple[Tensor, Tensor, Tensor]
+    lost: tuple[str, ...] = ()
 
 
 def probe(path: str | Path, stream: int | None = None) -> Clip:
@@ -69,12 +71,12 @@ def read(clip: Clip, first: int = 0, stop: int | None = None) -> Iterator[Frame]
             f"{clip.path}: frames {first} to {stop}: the clip has frames 0 to {len(clip)}"
         )
     source = images.decoded if clip.files else _decoded
-    for index, taken in source(clip, first, stop):
-        yield Frame(index, clip.pts[index], clip.durations[index], taken)
+    for index, taken, lost in source(clip, first, stop):
+        yield Frame(index, clip.pts[index], clip.durations[index], taken, lost)
 
 
-def _decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
-    """Numbers and planes, from the nearest key frame that leads to `first` undamaged.
+def _decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple, tuple[str, ...]]]:
+    """Numbers, planes and what is lost, from the nearest key frame that leads to `first` undamaged.
 
     A key frame may be only a point that decoding recovers at (open and rolling refresh), or none,
     whatever its packet says; a straight decode is then exact where one from there is not, so that
@@ -87,9 +89,9 @@ def _decoded(clip: Clip, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
         key = clip.keys[usable - 1] if usable > 0 else 0
         try:
             with contextlib.closing(_from_key(clip, key, expected, stop)) as frames:
-                for index, taken in frames:
-                    yield index, taken
-                    expected = index + 1
+                for found in frames:
+                    yield found
+                    expected = found[0] + 1
         except _Damaged as problem:
             if expected > first or key == 0:
                 raise VideoError(f"{clip.path}: frame {problem}") from None
@@ -101,7 +103,7 @@ class _Damaged(Exception):
     """What is wrong with a frame, beginning with its number."""
 
 
-def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int, tuple]]:
+def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple]:
     av = pyav()
     expected = first
     with opened(clip.path) as container:
@@ -128,7 +130,7 @@ def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple[int
                 if not begun:
                     raise _Damaged(f"{expected} cannot be reached from frame {key}")
                 _check(clip, frame, expected)
-                yield expected, planes.from_frame(frame)
+                yield expected, planes.from_frame(frame), sidedata.lost(frame)
                 expected += 1
         except av.FFmpegError as error:
             raise _Damaged(f"{expected} cannot be decoded ({error.strerror})") from None

@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,12 +71,14 @@ class Facts:
         tile: the smallest that it needed.
         worker: host and process that made it.
         figures: by the first frames of its shots, see `Meter.gathered`.
+        lost: what came with its frames and is not in the result, in words.
     """
 
     frames: int
     tile: int
     worker: str
     figures: dict[str, dict]
+    lost: Sequence[str] = ()
 
 
 Finished = Callable[[Segment, Path, Facts], None]
@@ -175,6 +177,7 @@ class Worker:
     ) -> Facts:
         expected, tile = segment.first, self.work.tile
         meters: dict[str, Meter] = {}
+        lost: dict[str, None] = {}
         with SegmentWriter(path, self.work.clip, self.size, self.work.encoding) as writer:
             for restored in frames:
                 frame = restored.decoded.frame
@@ -185,12 +188,14 @@ class Worker:
                 samples = self._down.download(restored.made, measured)
                 writer.write(samples, frame.pts, frame.duration)
                 tile = min(tile, restored.tile)
+                lost |= dict.fromkeys(frame.lost)
                 expected += 1
                 advanced(1)
             if expected != segment.stop:
                 raise FrameError(f"frame {expected} is missing")
         figures = {first: meter.gathered for first, meter in meters.items()}
-        return Facts(len(segment), tile, f"{socket.gethostname()}:{os.getpid()}", figures)
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        return Facts(len(segment), tile, worker, figures, tuple(lost))
 
 
 def check_input(work: Work) -> None:

@@ -375,19 +375,26 @@ def test_what_only_packets_show_is_found_out_before_the_work(tmp_path, suffix, w
     assert list(folder.iterdir()) == []
 
 
-def test_pcm_that_a_container_cuts_otherwise_is_whole(tmp_path):
-    source = tmp_path / "in.mkv"
-    with av.open(source, "w") as container:
+def _with_sound(path, codec, packets_of):
+    """Twelve frames, and the packets that `packets_of` makes with a stream of that codec."""
+    with av.open(path, "w") as container:
         video = container.add_stream("libx264", 25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("pcm_s16le", 48000, layout="stereo")
+        sound = container.add_stream(codec, 48000, layout="stereo")
         packets = [video.encode(av.VideoFrame(64, 48, "yuv420p")) for _ in range(12)]
+        packets += [video.encode(None), packets_of(sound)]
+        container.mux(sorted(itertools.chain(*packets), key=lambda p: p.dts * p.time_base))
+    return path
+
+
+def test_pcm_that_a_container_cuts_otherwise_is_whole(tmp_path):
+    def pcm(stream):
         for part in range(12):
             frame = av.AudioFrame(format="s16", layout="stereo", samples=1920)
             frame.sample_rate, frame.pts = 48000, 1920 * part
-            packets.append(sound.encode(frame))
-        packets += [video.encode(None), sound.encode(None)]
-        container.mux(sorted(itertools.chain(*packets), key=lambda p: p.dts * p.time_base))
+            yield from stream.encode(frame)
+
+    source = _with_sound(tmp_path / "in.mkv", "pcm_s16le", pcm)
     clip = probe(source)
     assert _rehearsed(clip, tmp_path / "out.mov") == ()
     upscale(clip, tmp_path / "out.mov")
@@ -401,17 +408,12 @@ def _demuxed(path, stream):
 
 
 def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path):
-    source = tmp_path / "in.mp4"
-    with av.open(source, "w") as container:
-        video = container.add_stream("libx264", 25)
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("aac", 48000, layout="stereo")
-        packets = [video.encode(av.VideoFrame(64, 48, "yuv420p")) for _ in range(12)]
-        early = tone(sound, 0.9, 440)
-        for packet in early:
+    def early(stream):
+        for packet in tone(stream, 0.9, 440):
             packet.pts, packet.dts = packet.pts - 20 * 1024, packet.dts - 20 * 1024
-        packets += [video.encode(None), early]
-        container.mux(sorted(itertools.chain(*packets), key=lambda p: p.dts * p.time_base))
+            yield packet
+
+    source = _with_sound(tmp_path / "in.mp4", "aac", early)
     hidden = sum(packet.is_discard for packet in _demuxed(source, 1))
     assert hidden > 19
     told = upscale(probe(source), tmp_path / "out.mkv")

@@ -131,3 +131,11 @@ def test_a_command_that_is_not_understood_is_told_in_one_line(arguments, capsys)
         main(list(arguments))
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1 and "--help" in error
+
+
+def test_a_report_may_lie_beside_the_pictures_and_be_replaced(picture, capsys):
+    report = picture.with_suffix(".json")
+    report.write_text("{}")
+    arguments = ("evaluate", "--data", picture.parent, "--model", "none", "--scale", 2)
+    assert main([str(a) for a in (*arguments, "--json", report)]) == 0
+    assert "rows" in report.read_text()

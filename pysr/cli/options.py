@@ -89,9 +89,13 @@ def upscaler(options: argparse.Namespace) -> Upscaler:
 
 def check_writable(*used: str | Path | None, **reports: str | None) -> None:
     """Refuse, before the work, files named by options that could not be written after it, or that
-    would replace what is `used`: files and folders of them that the command reads or writes."""
-    named = [Path(path) for path in used if path is not None]
-    taken = {f.resolve() for path in named for f in (path.iterdir() if path.is_dir() else [path])}
+    would replace what is `used`: files, and pictures of folders, that the command reads or writes.
+    """
+    taken = set()
+    for path in map(Path, filter(None, used)):
+        inside = path.iterdir() if path.is_dir() else ()
+        taken |= {f.resolve() for f in inside if f.suffix.lower() in pictures.READABLE}
+        taken.add(path.resolve())
     for name, path in reports.items():
         if path is None:
             continue

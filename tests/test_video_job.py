@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -232,6 +233,19 @@ def test_the_disk_that_finished_segments_took_is_not_asked_for_again(
     usage = shutil.disk_usage(tmp_path)._replace(free=needed[0] - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert video.upscale(short_clip, target, **settings).resumed > 0
+
+
+def test_the_sources_video_takes_no_disk(tiny_model, tmp_path):
+    source = draw_clip(tmp_path / "in.mkv", 40, codec="rawvideo", time_base=Fraction(1, 25))
+    estimates = []
+    video.upscale(
+        source,
+        tmp_path / "out.mkv",
+        model=tiny_model,
+        progress=lambda state: estimates.append(state.estimate),
+    )
+    (needed,) = {estimate.disk for estimate in estimates if estimate}
+    assert 2 * (tmp_path / "out.mkv").stat().st_size < 2 * needed < source.stat().st_size
 
 
 @pytest.mark.parametrize("ending", [".mkv", ""])

@@ -424,6 +424,21 @@ def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path):
     assert sum(packet.is_discard for packet in _demuxed(tmp_path / "out.mp4", 1)) == hidden
 
 
+def test_chapters_that_mp4_moves_are_told(tmp_path):
+    times = {"time_base": Fraction(1, 1000), "metadata": {"title": "part"}}
+    gaps = [{"id": i, "start": 400 * i + 200, "end": 400 * i + 400, **times} for i in range(2)]
+    bare = draw_clip(tmp_path / "bare.mkv")
+    with av.open(bare) as clip, av.open(tmp_path / "in.mkv", "w") as container:
+        stream = container.add_stream_from_template(clip.streams.video[0])
+        container.set_chapters(gaps)
+        for packet in _demuxed(bare, 0):
+            packet.stream = stream
+            container.mux(packet)
+    clip = probe(tmp_path / "in.mkv")
+    assert upscale(clip, tmp_path / "out.mkv") == ()
+    assert "chapters begin elsewhere: .mp4 " in " ".join(upscale(clip, tmp_path / "out.mp4"))
+
+
 def test_frames_that_would_move_are_found_out_before_the_work(tmp_path):
     clip = probe(draw_clip(tmp_path / "in.mkv", 6, options={"bf": "0"}, languages=("eng",)))
     with pytest.raises(VideoError, match=r"\.avi cannot hold this clip \(.*a frame is off by 0.02"):

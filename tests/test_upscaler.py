@@ -94,10 +94,10 @@ class Bare:
 
 def test_anything_that_speaks_dlpack(upscaler, photograph):
     pixels = small(photograph, 20, 20, 3, dtype=np.float32)
-    result = upscaler(Foreign(pixels)).image
-    assert isinstance(result, Foreign)
-    np.testing.assert_array_equal(result.array, upscaler(pixels).image)
-    for view in (pixels, pixels[::-1]):
+    for view in (pixels, pixels[::-1]):  # at which torch aborts the process
+        result = upscaler(Foreign(view)).image
+        assert isinstance(result, Foreign)
+        np.testing.assert_array_equal(result.array, upscaler(view).image)
         bare = upscaler(Bare(view)).image
         assert torch.is_tensor(bare)
         np.testing.assert_array_equal(bare, upscaler(view).image)

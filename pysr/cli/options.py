@@ -128,7 +128,7 @@ def kernel(path: str | None) -> np.ndarray | None:
             values = np.array(values)
         elif suffix in pictures.READABLE:
             values = pictures.read(path).pixels.astype("float64")
-            values = values / max(values.sum(), 1)
+            values = values / max(values.sum(), 1)  # of a black one nothing is divided
         else:
             raise ValueError("expected .npy, .json or a grey picture")
         if values.dtype.kind not in "buif":

@@ -113,14 +113,15 @@ def _upscale_picture(
         )
         print(one_line(f"{source}: {adapted.report.line()}"), flush=True)
         # It restores with the blur that was found, or given.
-        restorer = Upscaler(
-            adapted.upscaler.model,
-            kernel=adapted.report.kernel,
-            device=device,
-            engine=options.engine,
-            precision=options.precision,
-        )
-        known, about["adapt"] = None, adapted.report.as_json()
+        restorer, known, about["adapt"] = adapted.upscaler, None, adapted.report.as_json()
+        if (options.engine, options.precision) != ("auto", "auto"):
+            restorer = Upscaler(
+                restorer.model,
+                kernel=adapted.report.kernel,
+                device=device,
+                engine=options.engine,
+                precision=options.precision,
+            )
     result = restorer(picture.pixels, kernel=known, tile=options.tile, exact=options.exact)
     pictures.write(target, picture.with_pixels(result.image))
     print(_line(source, target, result, time.perf_counter() - started), flush=True)

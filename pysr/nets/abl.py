@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pysr import blur
 from pysr._ext import MOST_TAPS
-from pysr.nets.parts import Conv3x3
+from pysr.nets.parts import Conv3x3, check_ranges
 from pysr.ops import mixture_blur
 
 SECOND_FACTOR = 1.2  # abl.txt, section 4.1.2
@@ -46,9 +46,7 @@ class ABLConfig:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
                 raise ValueError(f"{name}: expected one of {listed}, got {getattr(self, name)}")
-        for name, high in (("features", 1024), ("blocks", 64), ("kernel_size", MOST_TAPS)):
-            if not 1 <= getattr(self, name) <= high:
-                raise ValueError(f"{name}: expected 1 to {high}, got {getattr(self, name)}")
+        check_ranges(self, features=(1, 1024), blocks=(1, 64), kernel_size=(1, MOST_TAPS))
 
 
 class ResidualBlock(nn.Module):

@@ -23,6 +23,7 @@ from pysr._ext import MOST_TAPS
 from pysr.nets.parts import (
     BicubicUpsample,
     Conv3x3,
+    check_ranges,
     convolve,
     learns_by_ours,
     learns_on_matrix_tiles,
@@ -67,18 +68,16 @@ class DANConfig:
     def __post_init__(self):
         if self.scale not in (1, 2, 3, 4):
             raise ValueError(f"scale: expected 1, 2, 3 or 4, got {self.scale}")
-        for name, high in (
-            ("features", 1024),
-            ("blocks", 1024),
-            ("code_length", 1024),
-            ("kernel_size", MOST_TAPS),
-            ("iterations", 64),
-            ("estimator_features", 1024),
-            ("estimator_blocks", 1024),
-        ):
-            value = getattr(self, name)
-            if not 1 <= value <= high:
-                raise ValueError(f"{name}: expected 1 to {high}, got {value}")
+        check_ranges(
+            self,
+            features=(1, 1024),
+            blocks=(1, 1024),
+            code_length=(1, 1024),
+            kernel_size=(1, MOST_TAPS),
+            iterations=(1, 64),
+            estimator_features=(1, 1024),
+            estimator_blocks=(1, 1024),
+        )
 
 
 class Restoration(NamedTuple):

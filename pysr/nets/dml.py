@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pysr.nets.parts import Conv3x3
+from pysr.nets.parts import Conv3x3, check_ranges
 from pysr.ops import basis_svconv, svconv
 
 
@@ -44,16 +44,14 @@ class DMLConfig:
             raise ValueError(
                 f"predicts: expected one of {', '.join(NETWORKS)}, got {self.predicts!r}"
             )
-        for name, low, high in (
-            ("scale", 1, 4),
-            ("bases", 1, 32),
-            ("kernel_size", 1, 31),
-            ("features", 1, 1024),
-            ("levels", 0, 6),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+        check_ranges(
+            self,
+            scale=(1, 4),
+            bases=(1, 32),
+            kernel_size=(1, 31),
+            features=(1, 1024),
+            levels=(0, 6),
+        )
 
 
 class EncoderDecoder(nn.Module):

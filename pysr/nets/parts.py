@@ -48,6 +48,14 @@ def check_scale(scale: int, expected: tuple[int, ...]) -> None:
         raise ValueError(f"scale: expected {names} or {expected[-1]}, got {scale}")
 
 
+def check_ranges(sizes: object, **ranges: tuple[int, int]) -> None:
+    """Raises ValueError for a size of a network outside of its range, whose ends are in it."""
+    for name, (low, high) in ranges.items():
+        value = getattr(sizes, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+
+
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution that keeps height and width. (N, C, H, W) -> (N, O, H, W)."""
 

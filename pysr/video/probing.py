@@ -226,7 +226,7 @@ class _Changes:
         self._clip = clip
         self._stream = stream
         self._headers = None
-        self._aspect = None
+        self._first = None  # the packet that came with the first headers
         self._extract = None
         # avcC and hvcC (which begin with 1): the headers are in the container, not in the packets.
         if not (stream.codec_context.extradata or b"").startswith(b"\x01"):
@@ -239,8 +239,11 @@ class _Changes:
         headers = self._headers_of(packet)
         if headers is None or headers == self._headers:
             return
+        if self._headers is None:
+            self._first = packet
+        else:
+            self._compare(packet)
         self._headers = headers
-        self._compare(packet)
 
     def _headers_of(self, packet) -> bytes | None:
         if packet.has_sidedata("new_extradata"):
@@ -255,18 +258,22 @@ class _Changes:
         return None
 
     def _compare(self, packet) -> None:
+        where = f"at {float(packet.pts * packet.time_base):.3f} s"
+        frames, aspect = self._decoded(packet)
+        for frame in frames:
+            changed = change(self._clip, frame, where)
+            if changed is not None:
+                raise VideoError(changed)
+        begun, before = self._decoded(self._first)
+        if begun and frames and aspect != before:
+            raise VideoError(_changed(self._clip, "sample aspect", where, before, aspect))
+
+    def _decoded(self, packet) -> tuple[list, Fraction]:
+        """The frames of a key frame's packet by itself, and their sample aspect."""
         decoder = pyav().CodecContext.create(self._stream.codec_context.codec.name, "r")
         decoder.extradata = self._stream.codec_context.extradata
         frames = decoder.decode(packet) + decoder.decode(None)
-        where = f"at {float(packet.pts * packet.time_base):.3f} s"
-        problems = [change(self._clip, frame, where) for frame in frames]
-        aspect = decoder.sample_aspect_ratio or Fraction(1)
-        if frames and self._aspect not in (None, aspect):
-            problems.append(_changed(self._clip, "sample aspect", where, self._aspect, aspect))
-        elif frames:
-            self._aspect = aspect
-        for problem in filter(None, problems):
-            raise VideoError(problem)
+        return frames, decoder.sample_aspect_ratio or Fraction(1)
 
 
 def change(clip: Clip, frame, where: str) -> str | None:

@@ -249,6 +249,15 @@ def test_inference_mode_is_no_hindrance(method):
         assert adapted.upscaler(picture).image.shape == (1, 3, 64, 64)
 
 
+def test_another_default_dtype_is_one_line(blurred):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(TypeError, match="^expected [^\n]*float32[^\n]*, got torch.float64"):
+            pysr.adapt.zssr(blurred, 2, budget=1, kernel=KERNEL, device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize(
     ("method", "config"),
     [

@@ -24,11 +24,17 @@ JUDGED_SIDE = 128  # LR pixels, at most
 def teaching(method: Callable) -> Callable:
     """A method that learns as it would by itself, whatever default device, `torch.autocast` or
     `torch.inference_mode` it is called under: no gradient knows tensors made in the latter, so that
-    those it is given are copied. Networks it copies by itself.
+    those it is given are copied. Networks it copies by itself. Raises TypeError under another
+    default dtype than float32, which is one for all threads.
     """
 
     @wraps(method)
     def outside(*given, **named):
+        if torch.get_default_dtype() != torch.float32:
+            raise TypeError(
+                "expected torch's default dtype to be torch.float32 while a picture is learned "
+                f"from, got {torch.get_default_dtype()} (torch.set_default_dtype)"
+            )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.inference_mode(False), own_defaults(device):
             given = [_outside(value) for value in given]

@@ -371,7 +371,8 @@ def encode(kernels: Tensor, basis: Tensor) -> Tensor:
         size = math.isqrt(basis.shape[0])
         got = tuple(kernels.shape[-2:])
         raise ValueError(f"kernels: expected {size}x{size} taps for this code, got {got}")
-    return kernels.flatten(1) @ basis
+    with torch.autocast(kernels.device.type, enabled=False):  # what is taught is exact
+        return kernels.flatten(1) @ basis
 
 
 def decode(code: Tensor, basis: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def inspection_page(name: str, pixels: np.ndarray, found: Inspection) -> str:
     """A page with what `pysr.inspection.inspect` found of one picture."""
     confidence = "one estimate" if math.isnan(found.confidence) else f"{found.confidence:.2f}"
     figures = {
-        "blur width": f"{found.width:.2f} pixels of this picture",
+        "blur width": found.width_in_words,
         "noise": f"{found.noise * 255:.1f} of 255",
         "confidence": confidence,
     }

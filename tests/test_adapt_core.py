@@ -5,15 +5,20 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from skimage import data
 
+import pysr
 from pysr.adapt import ZSSR, Budget, ONSRConfig, Report
-from pysr.adapt.anytime import Anytime, consistency
+from pysr.adapt.anytime import Anytime, Judge
 from pysr.adapt.dsr import LRFiner
 from pysr.adapt.onsr import ONSR, pool_for
 from pysr.adapt.pool import LEAVES, Patches, dead_leaves, open_pool
+from pysr.blur import isotropic
 from pysr.degrade.deep_linear import DeepLinear, GivenBlur
 from pysr.nets import build
+from pysr.nets.parts import BicubicUpsample
 
 CPU = torch.device("cpu")
 # Half as bright again, it is not yet clipped.
@@ -67,6 +72,31 @@ class Brightness:
             raise KeyboardInterrupt
         self.model.weight.data -= self.rate
         return (self.model.weight.detach() - 1).abs().sum()
+
+
+def test_noise_that_is_known_is_not_to_be_restored():
+    blur, noise = GivenBlur(2, isotropic(1.0, 9)), 0.1
+    hr = torch.from_numpy(data.astronaut()[:160, 100:260].copy()).permute(2, 0, 1)[None] / 255
+    clean = blur(hr)
+    noisy = clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    interpolated = BicubicUpsample(2)
+
+    def smooth(lr):
+        return interpolated(F.avg_pool2d(F.pad(lr, (1, 1, 1, 1), "replicate"), 3, 1))
+
+    def true_score(restore):
+        return Judge([clean]).score(Judge([noisy]).restored(restore), blur)
+
+    judge, blind = Judge([noisy], noise), Judge([noisy])
+    scores = {
+        restore: judge.score(judge.restored(restore), blur) for restore in (smooth, interpolated)
+    }
+    for restore, score in scores.items():
+        assert score == pytest.approx(true_score(restore), abs=0.5)
+    # Who does not know of it takes what has all the noise for the better picture.
+    assert scores[smooth] > scores[interpolated] + 1
+    seen = [blind.score(blind.restored(restore), blur) for restore in (smooth, interpolated)]
+    assert seen[0] < seen[1] - 1
 
 
 def learned(learner, budget=100, picture=PICTURE):
@@ -151,7 +181,7 @@ class DriftingBlur(Brightness):
 def score(learner, steps, brightness):
     """Of a restoration of that brightness, under the blur after so many steps."""
     blur = GivenBlur(1, learner.blur_after(steps))
-    return pytest.approx(consistency([PICTURE], [PICTURE * brightness], blur))
+    return pytest.approx(Judge([PICTURE]).score([PICTURE * brightness], blur))
 
 
 @pytest.mark.parametrize("budget", [20, 60])
@@ -293,6 +323,34 @@ def test_a_folder_of_which_not_all_can_be_used(tmp_path):
         open_pool(tmp_path / "none", 32, 0, CPU)
 
 
+@pytest.fixture
+def greys(tmp_path):
+    """A folder of 8 pictures of one grey each, 40x40 pixels."""
+    for i in range(8):
+        Image.new("RGB", (40, 40), (16 * i,) * 3).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def shown(pool):
+    """The levels of grey that a pool's patches have."""
+    return set((pool.draw(200, 32, torch.Generator()) * 255).round().flatten().tolist())
+
+
+def test_of_a_large_folder_some_pictures_are_read_which_a_seed_draws(greys, monkeypatch):
+    monkeypatch.setattr("pysr.adapt.pool.MOST_READ", 3 * 40 * 40)
+    drawn = [shown(open_pool(greys, 32, seed, CPU)) for seed in range(6)]
+    assert {len(levels) for levels in drawn} == {3}
+    assert set.union(*drawn) == {16.0 * i for i in range(8)}
+    assert shown(open_pool(greys, 32, 0, CPU)) == drawn[0]
+
+
+def test_reading_a_folder_ends_with_its_seconds_and_goes_on_the_next_time(greys):
+    levels = [len(shown(open_pool(greys, 32, 1, CPU, seconds=0))) for _ in range(3)]
+    assert levels[0] == 1 and len(shown(open_pool(greys, 32, 1, CPU))) == 8
+    Image.new("RGB", (40, 40), (250,) * 3).save(greys / "new.png")
+    assert len(shown(open_pool(greys, 32, 1, CPU))) == 9
+
+
 def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("leaves", "none"):
@@ -312,3 +370,17 @@ def test_leaves_are_drawn_as_large_as_they_are_needed():
     drawn = open_pool(LEAVES, 296, 0, CPU).draw(2, 296, torch.Generator())
     assert drawn.shape == (2, 3, 296, 296)
     assert all(patch[:, -40:, -40:].std() > 0.01 for patch in drawn)  # no corner is left empty
+
+
+@pytest.mark.parametrize("method", ["onsr", "dsr", "zssr"])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (7, "a network of pysr.nets, a file or a shipped name, got int"),
+        (torch.nn.Conv2d(3, 3, 3), "a network of pysr.nets, a file or a shipped name, got Conv2d"),
+        (build("vdsr", scale=2, layers=2, features=2).double(), "torch.float32, got torch.float64"),
+    ],
+)
+def test_what_cannot_be_taught_is_one_line(method, model, message):
+    with pytest.raises(TypeError, match=f"^model: expected [^\n]*{message}$"):
+        pysr.adapt.taught(method, model, PICTURE, budget=1, kernel=isotropic(1.0, 9), device="cpu")

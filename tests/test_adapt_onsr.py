@@ -14,7 +14,7 @@ import pysr
 import pysr.adapt
 from pysr import blur
 from pysr.adapt import DSRConfig, ONSRConfig, dsr, onsr
-from pysr.adapt.anytime import consistency
+from pysr.adapt.anytime import Judge
 from pysr.adapt.camera import Camera
 from pysr.adapt.onsr import ONSR, VARIANTS, pool_for
 from pysr.adapt.pool import LEAVES
@@ -187,7 +187,7 @@ def test_a_dan_is_measured_against_itself_told_the_blur_that_was_found(blurred):
     report = onsr(base, blurred, budget=20, config=config, device="cpu").report
     assert not report.rolled_back
     known = pysr.Upscaler(base, kernel=report.kernel, device="cpu")(blurred)
-    before = consistency([blurred], [known.image], GivenBlur(2, report.kernel))
+    before = Judge([blurred]).score([known.image], GivenBlur(2, report.kernel))
     assert report.consistency_before == pytest.approx(before, abs=0.01)
 
 

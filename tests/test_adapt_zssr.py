@@ -131,6 +131,31 @@ def test_noise_is_put_on_what_is_learned_from():
     assert float(next(sons)[0].std()) == pytest.approx(0.05, rel=0.1)
 
 
+def test_what_noise_teaches_is_kept(photograph):
+    lr = classical(photograph, blur.isotropic(1.0, 9), 2, noise=0.1, generator=0)
+    config = ZSSRConfig(layers=4, features=16, patch=32, rates=SMALL.rates, noise=0.1)
+    kernel = blur.isotropic(1.0, 9)
+    adapted = adapt.zssr(lr, 2, budget=60, kernel=kernel, config=config, device="cpu")
+    assert not adapted.report.rolled_back
+    restored = psnr(adapted.upscaler(lr).image, photograph, 2)
+    assert restored > psnr(imresize(lr, 2), photograph, 2) + 0.5
+
+
+def test_numbers_of_numpy_are_saved(photograph, tmp_path):
+    config = ZSSRConfig(layers=2, features=np.int64(2), noise=np.float32(0.01))
+    scale = np.int64(2)
+    adapted = adapt.zssr(photograph, scale, budget=1, config=config, device="cpu")
+    adapted.save(tmp_path / "delta.safetensors")
+    again = adapt.load(tmp_path / "delta.safetensors", device="cpu")
+    assert again.upscaler(photograph).image.shape[-1] == 2 * photograph.shape[-1]
+
+
+def test_what_was_better_than_all_that_was_learned_is_named(photograph):
+    config = ZSSRConfig(layers=2, features=2, rates=Rates(1e-9, 10.0, 1e-12))
+    report = adapt.zssr(photograph, 2, budget=1, config=config, device="cpu").report
+    assert report.rolled_back and report.reason.endswith("interpolation is kept")
+
+
 def test_only_a_falling_line_keeps_the_rate():
     step = np.arange(256)
     scatter = 0.1 * (-1.0) ** step

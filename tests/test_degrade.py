@@ -201,6 +201,15 @@ def test_jpeg_of_a_batch_and_on_every_device(device):
         jpeg(x, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_jpeg_is_computed_in_full_precision(device, dtype):
+    x = torch.rand(2, 3, 37, 41, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    expected = jpeg(x.float(), 80)
+    assert torch.equal(jpeg(x, 80), expected.to(dtype))
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(jpeg(x.float(), 80), expected)
+
+
 def test_random_degradations_compress_the_share_asked_for():
     flat = torch.full((64, 3, 32, 32), 0.5)
     flat[:, 0] = torch.rand(64, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -86,6 +86,16 @@ def test_the_picture_that_is_degraded_stays_as_it_was(hr, kind):
     assert torch.equal(hr, before)
 
 
+@pytest.mark.parametrize(("kind", "scale"), [*((kind, 1) for kind in KINDS), ("kernels", 2)])
+def test_nothing_is_rounded_under_autocast(hr, kind, scale):
+    degradation = learned(kind, **({} if scale == 1 else {"scale": scale}))
+    expected = degradation(hr, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = degradation(hr, 0)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+
+
 def test_predicted_kernels_blur_every_channel_alike(hr):
     degradation = learned()
     kernels = degradation.network.kernels(unit_luma(hr)).detach()
@@ -325,6 +335,12 @@ def test_the_picture_of_bases_shows_the_taps():
     assert sheet.shape == (5 + 4 + 5, 5 + 4 + 5)
     assert sheet[2, 2] == 255 and sheet[2, 11] == 0 and sheet[0, 0] == 128
     assert (sheet[9:, 9:] == 255).all()  # nothing there
+
+
+def test_views_are_written_into_a_folder_alone(tmp_path, capsys):
+    learned().save(tmp_path / "camera")
+    assert run("inspect", "--model", tmp_path / "camera") == 2
+    assert "out: expected a folder" in capsys.readouterr().err
 
 
 def test_nothing_to_see_is_said(tmp_path, folder, capsys):

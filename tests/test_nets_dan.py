@@ -313,6 +313,16 @@ def test_the_halo_is_what_an_output_pixel_sees():
         assert reach <= restorer.halo <= reach + 1
 
 
+def test_loading_takes_no_number_from_the_user(tmp_path):
+    save_model(small(), tmp_path / "other.safetensors")
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    for name in ("dan-lite-x2", tmp_path / "other.safetensors"):
+        load_model(name)
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_saved_models_load_again(tmp_path):
     model = small(bicubic_skip=True, compact_tail=True, whitened_estimator=True)
     save_model(model, tmp_path / "m.safetensors")

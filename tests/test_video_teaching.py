@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage import data
 
-from pysr import blur
+from pysr import blur, pictures, video
 from pysr.adapt import Budget, ONSRConfig
 from pysr.degrade import classical
 from pysr.nets import load_model, save_model
@@ -45,6 +45,27 @@ def test_shots_are_taught_in_turn_within_their_budget(shot):
     for key, value in base.Estimator.state_dict().items():
         assert torch.equal(shot.model.Estimator.state_dict()[key], value)
     assert first.keys() == base.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_shots_are_taught_in_any_mode_of_torch(tmp_path, mode):
+    for i in range(3):
+        pictures.write(tmp_path / f"{i:05d}.png", pictures.Picture(data.astronaut()[:48, 100:160]))
+    teacher = ShotTeacher(config=ONSRConfig(patch=16, batch=1))
+    (tmp_path / "out").mkdir()
+    with mode():
+        video.upscale(
+            tmp_path / "%05d.png",
+            tmp_path / "out" / "%05d.png",
+            model="dan-lite-x2",
+            device="cpu",
+            adapt=teacher,
+            adapt_budget=1.0,
+        )
+    assert len(teacher.reports) == 1 and teacher.reports[0].steps > 0
+    assert len(pictures.listing(tmp_path / "out")) == 3
 
 
 def test_a_shot_begins_where_the_one_before_ended_and_a_clip_anew(shot, tmp_path, monkeypatch):

@@ -10,6 +10,11 @@ unadapted weights too. Weights are kept with the blur that was found by then: wh
 pair that was judged, never weights of one step with the blur of another. Where the blur is part of
 a degradation that was learned from a camera's pairs, that degradation judges.
 
+Where the picture is known to have noise, one that is met perfectly has been restored with it. What
+then judges is how far the restoration, degraded again, is from the picture without its noise:
+Stein's unbiased estimate of that, which needs no such picture, but to know how much of a change in
+the input comes through; a random one tells (Ramani, Blu and Unser, "Monte-Carlo SURE", 2008).
+
 Nothing between two looks waits for the device: losses are summed on it.
 """
 
@@ -30,10 +35,12 @@ from pysr.adapt.camera import Camera
 from pysr.adapt.report import Check, Report
 from pysr.consistency import squared_differences
 from pysr.degrade.deep_linear import GivenBlur
+from pysr.tiling import inside
 
 LOOK_EVERY = 20  # steps
 CLEAR = 10 * math.log10(12 * 255**2)  # dB, the noise of rounding to 8 bits: more tells nothing
 WORST = 3.0  # dB under the unadapted weights, below which learning has gone astray
+CHANGE = 0.25  # of the noise's deviation: what the input is changed by to see what comes through
 
 
 class Learner(Protocol):
@@ -77,19 +84,55 @@ class _Diverged(Exception):
     """Learning has gone astray; the message says how that was seen."""
 
 
-def consistency(
-    lr: Sequence[Tensor], sr: Sequence[Tensor], degradation: GivenBlur | Camera
-) -> float:
-    """PSNR in dB between pictures (1, 3, H, W) and their restorations, degraded again.
+class Judge:
+    """Scores what is made of some crops of a picture.
 
-    At most CLEAR; NaN where a restoration has one. See `pysr.consistency`.
+    Args:
+        lr: crops (1, 3, H, W).
+        noise: standard deviation of their noise, in [0, 1] units.
     """
-    errors = [
-        squared_differences(one, degradation(restored), degradation.reach)
-        for one, restored in zip(lr, sr, strict=True)
-    ]
-    error = float(sum(squares for squares, _ in errors)) / sum(count for _, count in errors)
-    return min(-10 * math.log10(max(error, 1e-12)), CLEAR)
+
+    def __init__(self, lr: Sequence[Tensor], noise: float = 0.0):
+        self.lr, self.noise, self._changes = list(lr), noise, []
+        if noise:
+            draws = torch.Generator(self.lr[0].device).manual_seed(0)
+            chance = (
+                torch.rand(crop.shape, generator=draws, device=crop.device) for crop in self.lr
+            )
+            self._changes = [CHANGE * noise * (drawn - 0.5).sign() for drawn in chance]
+
+    @torch.no_grad()
+    def restored(self, restore: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The crops as a user gets them, clipped, and those of changed crops; what is not finite
+        stays so."""
+        changed = (crop + change for crop, change in zip(self.lr, self._changes, strict=False))
+        made = (restore(crop) for crop in (*self.lr, *changed))
+        return [torch.where(sr.isfinite(), sr.clamp(0, 1), sr) for sr in made]
+
+    def score(self, restored: Sequence[Tensor], degradation: GivenBlur | Camera) -> float:
+        """PSNR in dB between the crops, without their noise, and what `restored` gave, degraded
+        again.
+
+        At most CLEAR; NaN where a restoration has one. See `pysr.consistency`.
+        """
+        again = [degradation(sr) for sr in restored]
+        errors = [
+            squared_differences(crop, one, degradation.reach)
+            for crop, one in zip(self.lr, again, strict=False)
+        ]
+        count = sum(values for _, values in errors)
+        error = float(sum(squares for squares, _ in errors)) / count
+        if self.noise:
+            error += (2 * self._come_through(again, degradation.reach) / count - 1) * self.noise**2
+        return min(-10 * math.log10(max(error, 1e-12)), CLEAR)
+
+    def _come_through(self, again: list[Tensor], reach: int) -> float:
+        """How many values' worth of a change in the crops is found again."""
+        through, crops = 0.0, len(self.lr)
+        for change, one, other in zip(self._changes, again[:crops], again[crops:], strict=True):
+            found = inside(change * (other - one), min(reach, (min(change.shape[-2:]) - 1) // 2))
+            through += float(found.sum()) / (CHANGE * self.noise) ** 2
+        return through
 
 
 class Anytime:
@@ -98,6 +141,7 @@ class Anytime:
     Args:
         lr: crops (1, 3, H, W) of the picture, by which weights are judged.
         started: `time.perf_counter()` when the method was called; the budget counts from there.
+        noise: of the picture, as of `Judge`.
     """
 
     def __init__(
@@ -106,21 +150,22 @@ class Anytime:
         lr: Sequence[Tensor],
         budget: Budget,
         started: float,
+        noise: float = 0.0,
     ):
-        self.learner, self.lr = learner, lr
+        self.learner, self.judge = learner, Judge(lr, noise)
         self.budget, self.started = budget, started
         self.steps, self.history = 0, []
         before = time.perf_counter()
         self.degradation = learner.degradation()
-        self.start = self.best = self._snapshot(self._restored(learner.restore))
+        self.start = self.best = self._snapshot(self.judge.restored(learner.restore))
         self._scored(self.start, self.degradation)
         # Kept free for the last look, and for those that `_unadapted` takes.
         looks = 3 if learner.follows_blur else 1
         self.look_seconds = looks * (time.perf_counter() - before)
 
-    def run(self, method: str) -> Report:
+    def run(self, method: str, otherwise: str = "the model is as it was") -> Report:
         """Teach until the budget is spent; leaves the best weights in the learner's model, and says
-        with which blur they were found.
+        with which blur they were found; `otherwise` says what nothing learned was better than.
 
         Ctrl-C ends it early. So does a loss that is not finite, or a restoration that falls
         far behind the unadapted one; the report then says so.
@@ -141,7 +186,8 @@ class Anytime:
         after = self._scored(kept, kept.degradation)
         self.learner.model.load_state_dict(kept.weights)
         if rolled_back:
-            outcome = "nothing learned was better, the model is as it was"
+            found = "nothing learned was better" if self.steps else "no time was left to learn"
+            outcome = f"{found}, {otherwise}"
         else:
             outcome = f"kept step {kept.step}"
         kernel = kept.degradation.kernel()
@@ -181,8 +227,8 @@ class Anytime:
         if lost or not math.isfinite(loss):
             raise _Diverged(f"loss {loss:.3g} at step {self.steps}")
         self.degradation = degradation
-        current = self._restored(self.learner.restore)
-        score = consistency(self.lr, current, degradation)
+        current = self.judge.restored(self.learner.restore)
+        score = self.judge.score(current, degradation)
         unadapted = self._scored(self.start, degradation)
         self.history.append(Check(self.steps, self._elapsed(), loss, score, unadapted))
         if self.learner.settled and not score > unadapted - WORST:
@@ -198,7 +244,7 @@ class Anytime:
         return _Snapshot(self.steps, weights, restored, self.degradation)
 
     def _scored(self, snapshot: _Snapshot, degradation: GivenBlur | Camera) -> float:
-        return consistency(self.lr, snapshot.restored, degradation)
+        return self.judge.score(snapshot.restored, degradation)
 
     def _unadapted(self, degradation: GivenBlur | Camera) -> float:
         """The score of the weights that were begun with. What follows the blur has them restore
@@ -207,10 +253,4 @@ class Anytime:
             return self._scored(self.start, degradation)
         self.learner.model.load_state_dict(self.start.weights)
         restore = partial(self.learner.restore_under, degradation=degradation)
-        return consistency(self.lr, self._restored(restore), degradation)
-
-    @torch.no_grad()
-    def _restored(self, restore: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """The crops as a user gets them, clipped; what is not finite stays so."""
-        made = (restore(crop) for crop in self.lr)
-        return [torch.where(sr.isfinite(), sr.clamp(0, 1), sr) for sr in made]
+        return self.judge.score(self.judge.restored(restore), degradation)

@@ -50,8 +50,7 @@ class Camera(nn.Module):
         return Camera(self.degradation.with_noise(0), self._kernel)
 
     def forward(self, hr: Tensor) -> Tensor:
-        with torch.autocast(hr.device.type, enabled=False):
-            return self.degradation.degrade(hr.float(), self._noise)
+        return self.degradation.degrade(hr.float(), self._noise)
 
 
 def opened(file: str | Path) -> LearnedDegradation:

@@ -28,11 +28,11 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished
 from pysr.adapt.pairs import matrix_pairs, own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import estimated_kernel, judged_on, own_teacher, teaching
+from pysr.adapt.picture import estimated_kernel, judged_on, own_teacher, student, teaching
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import ZSSR, Learning, plain_body, zssr_phases
 from pysr.degrade.deep_linear import GivenBlur
-from pysr.nets import DAN, load_model
+from pysr.nets import DAN
 from pysr.nets.parts import BicubicUpsample
 from pysr.upscaler import Upscaler, usable_device
 
@@ -187,7 +187,7 @@ def dsr(
     seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or DSRConfig()
     device = usable_device(device)
-    model = model if isinstance(model, nn.Module) else load_model(model)
+    model = student(model)
     scale = model.config.scale
     lr = own_teacher(image, scale, device)
     if kernel is None:
@@ -210,7 +210,7 @@ def dsr(
     phases = dsr_phases(whole, lr, config, seed)
     chain = Chain([finer, ensemble.network])
     learner = Phases(whole, phases, unadapted, chain, whole.degradation, budget, started)
-    report = Anytime(learner, judged_on(lr), budget, started).run("dsr")
+    report = Anytime(learner, judged_on(lr), budget, started, settings["noise"]).run("dsr")
     upscaler = Upscaler(before if report.rolled_back else whole, device=str(device), kernel=kernel)
     form = partial(dsr_form, report=report, settings=settings)
     return Adapted(upscaler, report, model, form, settings)

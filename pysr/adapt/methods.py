@@ -13,7 +13,7 @@ from pysr.adapt import delta
 from pysr.adapt.budget import Budget
 from pysr.adapt.dsr import dsr, dsr_form
 from pysr.adapt.onsr import onsr
-from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture
+from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture, student
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import ZSSR, ZSSRSizes, finished_zssr, zssr
@@ -44,7 +44,7 @@ class Method:
 
 def _zssr(model: nn.Module | str | Path, image, *, kernel, device: str, **options) -> Adapted:
     """Of the model it takes the scale, and the blur that it or a shipped DAN finds, if any does."""
-    model = model if isinstance(model, nn.Module) else load_model(model)
+    model = student(model)
     if kernel is None and knows_blur(model):
         found = usable_device(device)
         kernel = estimated_kernel(one_picture(image, found), model)

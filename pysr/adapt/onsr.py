@@ -32,13 +32,20 @@ from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
 from pysr.adapt.camera import Camera, camera_of
-from pysr.adapt.picture import estimated_kernel, knows_blur, one_picture, teaching
-from pysr.adapt.pool import LEAVES, Patches, open_pool
+from pysr.adapt.picture import (
+    check_counts,
+    estimated_kernel,
+    knows_blur,
+    one_picture,
+    student,
+    teaching,
+)
+from pysr.adapt.pool import LEAVES, READING, Patches, open_pool
 from pysr.adapt.report import Adapted
 from pysr.adapt.weights import drawn
 from pysr.degrade import LearnedDegradation
 from pysr.degrade.deep_linear import DeepLinear, GivenBlur, layer_sizes, most_to_begin
-from pysr.nets import DAN, load_model
+from pysr.nets import DAN
 from pysr.nets.discriminators import VGGDiscriminator
 from pysr.tiling import informative_crops, inside
 from pysr.upscaler import Upscaler, usable_device
@@ -90,9 +97,7 @@ class ONSRConfig:
                 raise ValueError(
                     f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        for name in ("patch", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_counts(self, "patch", "batch")
         for name in ("learning_rate", "blur_rate", "critic_rate", "adversarial"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
@@ -260,13 +265,17 @@ def pool_for(
     config: ONSRConfig,
     seed: int,
     degradation: DeepLinear | GivenBlur | Camera | None = None,
+    budget: Budget | None = None,
 ) -> Patches | None:
     """Sharp patches large enough for a picture (1, 3, H, W) and what was done to it, on its device;
-    where that is None, for the blur that ONSR begins with."""
+    where that is None, for the blur that ONSR begins with. Of a budget in seconds a share is spent
+    on reading them."""
     if source is None:
         return None
     patch = min(config.patch, *lr.shape[-2:])
-    return open_pool(source, scale * (patch + 2 * margin(scale, degradation)), seed, lr.device)
+    least = scale * (patch + 2 * margin(scale, degradation))
+    seconds = None if budget is None or budget.seconds is None else READING * budget.seconds
+    return open_pool(source, least, seed, lr.device, seconds)
 
 
 def first_blur(lr: Tensor, model: nn.Module, config: ONSRConfig) -> DeepLinear:
@@ -297,8 +306,9 @@ def onsr(
     Args:
         model: a network of `pysr.nets`, which stays as it is, or what `pysr.nets.load_model` takes.
         image: as for `pysr.Upscaler`, one picture.
-        hr_pool: a folder of sharp pictures; LEAVES for dead leaves, which are drawn; None for the
-            internal branch alone, whatever the variant.
+        hr_pool: a folder of sharp pictures, of a large one some, which the seed draws; LEAVES for
+            dead leaves, which are drawn too; None for the internal branch alone, whatever the
+            variant.
         budget: see `Budget.of`; seconds count from this call.
         kernel: (k, k), the blur where it is known (section 4.5): only Gr learns, from the external
             branch.
@@ -315,7 +325,7 @@ def onsr(
     if kernel is not None and degradation is not None:
         raise ValueError("kernel: given together with a degradation, expected one of them")
     device = usable_device(device)
-    model = model if isinstance(model, nn.Module) else load_model(model)
+    model = student(model)
     lr, scale = one_picture(image, device), model.config.scale
     if degradation is not None:
         gd = camera_of(degradation, lr, model, seed)
@@ -323,7 +333,7 @@ def onsr(
         gd = GivenBlur(scale, blur.check_kernel(kernel))
     else:
         gd = first_blur(lr, model, config)
-    pool = pool_for(lr, scale, hr_pool, config, seed, gd)
+    pool = pool_for(lr, scale, hr_pool, config, seed, gd, budget)
     learner = ONSR(copy.deepcopy(model), lr, pool, gd, config, seed)
     crops = [crop for _, _, crop in informative_crops(lr)]
     report = Anytime(learner, crops, budget, started).run("onsr")

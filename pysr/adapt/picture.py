@@ -1,12 +1,15 @@
-"""What a method is given, checked: the picture, and the blur that was done to it; and the mode of
-torch that it is called in.
+"""What a method is given, checked: the network, the picture, and the blur that was done to it; and
+the mode of torch that it is called in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
+from numbers import Integral
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +24,30 @@ LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
 JUDGED_SIDE = 128  # LR pixels, at most
 
 
-def teaching(method: Callable) -> Callable:
-    """A method that learns as it would by itself, whatever default device, `torch.autocast` or
-    `torch.inference_mode` it is called under: no gradient knows tensors made in the latter, so that
-    those it is given are copied. Networks it copies by itself. Raises TypeError under another
-    default dtype than float32, which is one for all threads.
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """A context to learn in, whatever default device, `torch.autocast` or `torch.inference_mode`
+    it is entered under. No gradient knows tensors made in the latter: those are to be copied, as
+    networks are that are deep-copied.
+
+    Raises TypeError under another default dtype than float32, which is one for all threads.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise TypeError(
+            "expected torch's default dtype to be torch.float32 while a picture is learned from, "
+            f"got {torch.get_default_dtype()} (torch.set_default_dtype)"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.inference_mode(False), own_defaults(device):
+        yield
+
+
+def teaching(method: Callable) -> Callable:
+    """A method that learns `undisturbed`, from copies of the tensors that it is given."""
 
     @wraps(method)
     def outside(*given, **named):
-        if torch.get_default_dtype() != torch.float32:
-            raise TypeError(
-                "expected torch's default dtype to be torch.float32 while a picture is learned "
-                f"from, got {torch.get_default_dtype()} (torch.set_default_dtype)"
-            )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        with torch.inference_mode(False), own_defaults(device):
+        with undisturbed():
             given = [_outside(value) for value in given]
             named = {name: _outside(value) for name, value in named.items()}
             return method(*given, **named)
@@ -49,12 +60,38 @@ def _outside(value: object) -> object:
     return value.clone() if inference else value
 
 
+def student(model: nn.Module | str | Path) -> nn.Module:
+    """The network that is to be taught, itself or by what `pysr.nets.load_model` takes.
+
+    Raises TypeError for anything else, for a network that is not of pysr, or not in float32.
+    """
+    if isinstance(model, str | Path):
+        model = load_model(model)
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise TypeError(
+            "model: expected a network of pysr.nets, a file or a shipped name, got "
+            f"{type(model).__name__}"
+        )
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32:
+            raise TypeError(f"model: expected weights in torch.float32, got {parameter.dtype}")
+    return model
+
+
 def one_picture(image, device: torch.device) -> Tensor:
     """A user's picture as (1, 3, H, W) on the device. Raises ValueError for several pictures."""
     rgb = arrays.unpack(image).rgb
     if len(rgb) != 1:
         raise ValueError(f"image: expected one picture, got a batch of {len(rgb)}")
     return rgb.to(device)
+
+
+def check_counts(config: object, *names: str) -> None:
+    """Raises ValueError for a field that is no whole number of at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
 
 
 def own_teacher(image, scale: int, device: torch.device) -> Tensor:

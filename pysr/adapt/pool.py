@@ -11,6 +11,8 @@ Patches are cut by one gather for a whole batch, on the device that the pictures
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -29,6 +31,10 @@ SIDE = 256  # of each, in pixels, unless patches are larger
 SHAPES = 600  # on SIDE x SIDE pixels, which they cover about twice
 RADII = (3.5, 90.0)  # of the shapes, in pixels; their density falls with the third power
 _SUBPIXEL = 4  # bits of a corner's position
+# Pixels of a folder that are read at most: thirty photographs of a million, in 90 MB. The patches
+# of a minute's learning do not cover them.
+MOST_READ = 30_000_000
+READING = 0.25  # the share of a method's seconds that it may take to read them
 
 
 class Patches:
@@ -79,27 +85,27 @@ class Patches:
         return patches.float() / 255 if patches.dtype == torch.uint8 else patches
 
 
-def open_pool(source: str | Path | None, least: int, seed: int, device: torch.device) -> Patches:
+def open_pool(
+    source: str | Path | None,
+    least: int,
+    seed: int,
+    device: torch.device,
+    seconds: float | None = None,
+) -> Patches:
     """Patches of at least `least` pixels of the pictures in a folder, or of dead leaves where
     `source` is LEAVES.
 
-    Files that are no readable picture, or smaller than `least` pixels, are skipped with one warning
-    that names them. Raises ValueError for a missing folder, or when nothing is left.
+    Of a large folder some are read, which the seed draws: MOST_READ pixels, or fewer where
+    `seconds` are over by then, but one picture. They are kept for the next picture that is learned
+    from with the same folder. Files that are no readable picture, or smaller than `least` pixels,
+    are skipped with one warning that names them. Raises ValueError for a missing folder, or when
+    nothing is left.
     """
     if source == LEAVES:
         return Patches(dead_leaves(seed, max(SIDE, least)), device)
-    images, skipped = [], []
-    for path in pictures.listing(source):
-        try:
-            colours = pictures.eight_bit_rgb(pictures.read(path).pixels)
-            image = torch.from_numpy(colours).permute(2, 0, 1).contiguous()
-        except pictures.PictureError:
-            skipped.append(path.name)
-            continue
-        if min(image.shape[-2:]) < least:
-            skipped.append(path.name)
-        else:
-            images.append(image)
+    paths = pictures.listing(source)
+    known = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+    images, skipped = _reading(known, least, seed).read(seconds)
     if not images:
         raise ValueError(
             f"{source}: expected readable pictures of at least {least}x{least} pixels, found none"
@@ -112,6 +118,46 @@ def open_pool(source: str | Path | None, least: int, seed: int, device: torch.de
             stacklevel=2,
         )
     return Patches(images, device)
+
+
+class _Reading:
+    """The pictures of a folder in the order that a seed draws, as far as they have been read."""
+
+    def __init__(self, paths: Sequence[Path], least: int, seed: int):
+        order = np.random.default_rng(seed % 2**64).permutation(len(paths))
+        self._waiting = [paths[i] for i in reversed(order)]
+        self._least, self._pixels = least, 0
+        self._images, self._skipped = {}, []
+        self._lock = threading.Lock()
+
+    def read(self, seconds: float | None) -> tuple[list[Tensor], list[str]]:
+        """Go on with it; all that there is by then, and the names of what was no use, by name."""
+        with self._lock:
+            self._read_on(seconds)
+            return [self._images[path] for path in sorted(self._images)], sorted(self._skipped)
+
+    def _read_on(self, seconds: float | None) -> None:
+        started = time.perf_counter()
+        while self._waiting and self._pixels < MOST_READ:
+            if self._images and seconds is not None and time.perf_counter() - started > seconds:
+                break
+            path = self._waiting.pop()
+            try:
+                colours = pictures.eight_bit_rgb(pictures.read(path).pixels)
+            except pictures.PictureError:
+                self._skipped.append(path.name)
+                continue
+            if min(colours.shape[:2]) < self._least:
+                self._skipped.append(path.name)
+            else:
+                self._images[path] = torch.from_numpy(colours).permute(2, 0, 1).contiguous()
+                self._pixels += colours.shape[0] * colours.shape[1]
+
+
+@lru_cache(maxsize=1)
+def _reading(known: tuple[tuple[Path, int, int], ...], least: int, seed: int) -> _Reading:
+    """One for files that are what they were, by their times and sizes."""
+    return _Reading([path for path, _, _ in known], least, seed)
 
 
 @lru_cache(maxsize=2)

@@ -47,7 +47,8 @@ class Report:
             degraded again by `kernel`, or by the learned degradation, of the unadapted weights and
             of those that are returned. A DAN is told `kernel` with both. Of DSR and ZSSR it is what
             the networks make, without the ensemble and the back-projection after them: nearly any
-            picture agrees with the one that it was back-projected to.
+            picture agrees with the one that it was back-projected to. Where they were told of noise
+            it is an estimate for the picture without that, see `pysr.adapt.anytime`.
         rolled_back: nothing that was learned was better: the weights are the unadapted ones.
         reason: why learning ended, and what was given up; one line.
         history: the looks that were taken.

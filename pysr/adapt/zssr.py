@@ -27,7 +27,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished, symmetries
 from pysr.adapt.pairs import own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import judged_on, own_teacher, teaching
+from pysr.adapt.picture import check_counts, judged_on, own_teacher, teaching
 from pysr.adapt.report import Adapted
 from pysr.adapt.weights import drawn
 from pysr.degrade.deep_linear import GivenBlur
@@ -54,8 +54,11 @@ class ZSSRSizes:
 
     def __post_init__(self):
         check_scale(self.scale, tuple(STEPS))
+        check_counts(self, "features")
         if self.layers < 2:
             raise ValueError(f"layers: expected at least 2, got {self.layers}")
+        for name in ("scale", "layers", "features"):  # a file has no word for NumPy's numbers
+            object.__setattr__(self, name, int(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Learning:
         patch, batch: of pixels of what is restored, per step of learning. ZSSR's patch is 128; in
             the time of one step on a CPU, this makes four.
         noise: standard deviation, in [0, 1] units, of the picture's noise. It is put on what is
-            learned from, and the result is not back-projected.
+            learned from, what is learned is judged without it, and the result is not
+            back-projected.
         rates: of learning.
     """
 
@@ -76,11 +80,10 @@ class Learning:
     rates: Rates = Rates(1e-3, 10.0, 1e-6)
 
     def __post_init__(self):
-        for name in ("patch", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_counts(self, "patch", "batch")
         if not 0 <= self.noise < 1:
             raise ValueError(f"noise: expected a deviation from 0 to below 1, got {self.noise}")
+        object.__setattr__(self, "noise", float(self.noise))
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,7 @@ def zssr(
     network = model.network.network
     phases = zssr_phases(network, kernel, downsample, lambda: lr, config, seed)
     learner = Phases(model, phases, network, network, model.degradation, budget, started)
-    report = Anytime(learner, judged_on(lr), budget, started).run("zssr")
+    loop = Anytime(learner, judged_on(lr), budget, started, config.noise)
+    report = loop.run("zssr", "interpolation is kept")
     upscaler = Upscaler(model, device=str(device), kernel=kernel)
     return Adapted(upscaler, report, base, form, settings)

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     confidence = "one estimate" if math.isnan(found.confidence) else f"{found.confidence:.2f}"
     print(found.words)
-    print(f"blur width  {found.width:.2f} pixels of this picture")
+    print(f"blur width  {found.width_in_words}")
     print(f"noise       {found.noise * 255:.1f} of 255")
     print(f"confidence  {confidence}")
     return 0
@@ -67,6 +67,8 @@ def _inspect_degradation(options: argparse.Namespace) -> int:
     degradation = degrade.load(options.model)
     picture = options.input and arrays.unpack(pictures.read(options.input).pixels).rgb
     folder = options.out or Path(options.model).with_suffix("")
+    if Path(folder).is_file():
+        raise ValueError(f"out: expected a folder for the pictures, {folder} is a file")
     card = degradation.card
     if options.json:
         written = [str(path) for path in write_views(degradation, folder, picture)]

@@ -40,24 +40,32 @@ def jpeg(x: Tensor, quality: Tensor | int) -> Tensor:
     """Pictures as they come back from a baseline JPEG file with chroma at half the size (4:2:0).
 
     Computed as libjpeg does it, which is what most files were made by, to within its own rounding
-    of the transform; not differentiable.
+    of the transform, in float32 or wider, whatever `torch.autocast` is in force; not
+    differentiable.
 
     Args:
         x: (N, 3, H, W) in [0, 1], floating point.
         quality: from 1 to 100, libjpeg's scale; one number or (N,).
     Returns:
-        (N, 3, H, W), multiples of 1/255.
+        (N, 3, H, W), multiples of 1/255, of x's dtype.
     Raises:
         ValueError: for a quality outside that range, and for other shapes.
     """
     if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(f"x: expected (N, 3, H, W), got {tuple(x.shape)}")
-    quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    quality = torch.as_tensor(quality, dtype=wide, device=x.device)
     if quality.numel() not in (1, len(x)):
         raise ValueError(f"quality: expected one or {len(x)}, got {quality.numel()}")
     quality = quality.expand(len(x))
     if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError(f"quality: expected 1 to 100, got {quality.tolist()}")
+    with torch.autocast(x.device.type, enabled=False):
+        return _compressed(x.to(wide), quality).to(x.dtype)
+
+
+def _compressed(x: Tensor, quality: Tensor) -> Tensor:
+    """`jpeg` for qualities (N,)."""
     height, width = x.shape[-2:]
     # Whole blocks of the halved chroma.
     bottom, right = -height % (2 * _BLOCK), -width % (2 * _BLOCK)

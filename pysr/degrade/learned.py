@@ -94,25 +94,27 @@ class LearnedDegradation:
 
     @torch.no_grad()
     def degrade(self, hr: Tensor, generator: blur.Seed = None) -> Tensor:
-        """LR pictures, not rounded: (N, C, ceil(H/s), ceil(W/s)).
+        """LR pictures, not rounded, whatever `torch.autocast` is in force: (N, C, ceil(H/s),
+        ceil(W/s)).
 
         Args:
             hr: (N, 3, H, W) in [0, 1]; further channels, as transparency is one, are degraded
                 alongside, without noise.
             generator: for the noise; a torch.Generator on the device of hr, a seed, or None.
         """
-        y, network = unit_luma(hr[:, :3]), self.network
-        if self.has_kernels:
-            lr = network(y, hr)
-        else:
-            lr = imresize(hr, 1 / self.scale)
-            lr = torch.cat((with_luma(lr[:, :3], network(y)), lr[:, 3:]), 1)
-        if self.noise:
-            generator = blur.as_generator(generator, lr.device)
-            colours = lr[:, :3]
-            colours += self.noise * torch.randn(
-                colours.shape, generator=generator, dtype=lr.dtype, device=lr.device
-            )
+        with torch.autocast(hr.device.type, enabled=False):
+            y, network = unit_luma(hr[:, :3]), self.network
+            if self.has_kernels:
+                lr = network(y, hr)
+            else:
+                lr = imresize(hr, 1 / self.scale)
+                lr = torch.cat((with_luma(lr[:, :3], network(y)), lr[:, 3:]), 1)
+            if self.noise:
+                generator = blur.as_generator(generator, lr.device)
+                colours = lr[:, :3]
+                colours += self.noise * torch.randn(
+                    colours.shape, generator=generator, dtype=lr.dtype, device=lr.device
+                )
         return lr
 
     @torch.no_grad()
@@ -124,7 +126,8 @@ class LearnedDegradation:
         """
         if not self.has_kernels:
             raise ValueError(f"degradation: {type(self.network).__name__} predicts no kernels")
-        return before_bicubic(self.network.mean_kernels(unit_luma(hr)), self.scale)
+        with torch.autocast(hr.device.type, enabled=False):
+            return before_bicubic(self.network.mean_kernels(unit_luma(hr)), self.scale)
 
     def __call__(self, hr: Tensor, generator: blur.Seed = None) -> tuple[Tensor, Tensor | None]:
         """LR pictures on 256 levels and their mean kernels, or None: as `RandomDegradation`."""
@@ -201,7 +204,8 @@ def load(path: str | Path) -> LearnedDegradation:
         )
     try:
         kind, build = ARCHITECTURES[architecture]
-        network = build(kind(**json.loads(metadata["config"])))
+        with torch.random.fork_rng(devices=[]):  # what it draws first is overwritten
+            network = build(kind(**json.loads(metadata["config"])))
         network.load_state_dict(state)
         card = Card(**json.loads(metadata["card"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

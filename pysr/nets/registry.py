@@ -251,7 +251,8 @@ def _load_safetensors(path: Path, scale: int | None) -> nn.Module:
     if "architecture" not in metadata:
         return _from_public(path, state, scale)
     try:
-        model = _network(metadata["architecture"], json.loads(metadata["config"]))
+        with torch.random.fork_rng(devices=[]):  # what it draws first is overwritten
+            model = _network(metadata["architecture"], json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a model of this version ({error})") from None
     return _filled(path, model, state)
@@ -275,7 +276,8 @@ def _from_public(path: Path, state: State, scale: int | None) -> nn.Module:
             if names.marker in state:
                 try:
                     config, renamed = names.read(state, scale)
-                    model = architecture.network(config)
+                    with torch.random.fork_rng(devices=[]):
+                        model = architecture.network(config)
                 except (KeyError, ValueError) as error:
                     raise ModelError(f"{path}: does not fit the network: {error}") from None
                 return _filled(path, model, renamed)

@@ -258,7 +258,7 @@ def train_dan(
         "guided": data.guided,
         "seed": options.seed,
     }
-    return run(task, options, Path(out), description, torch.device(device))[0]
+    return run(task, options, Path(out), description, torch.device(device))[0].eval()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pysr.adapt.picture import undisturbed
 from pysr.files import written_whole
 from pysr.nets import DAN, save_model
 from pysr.video.clip import Clip
@@ -70,8 +71,9 @@ def adapted(
     for shot in shots:
         files[shot.first] = path = folder / f"{shot.first:08d}.safetensors"
         if not path.exists():
-            taught = copy.deepcopy(model).to(device)
-            adapt(Adaptation(clip, shot, taught, shot.kernel(model), device, budget, before))
+            with undisturbed():
+                taught = copy.deepcopy(model).to(device)
+                adapt(Adaptation(clip, shot, taught, shot.kernel(model), device, budget, before))
             with written_whole(path) as beside:
                 save_model(taught, beside)
         before = path

@@ -47,10 +47,11 @@ class ShotTeacher:
         started, scale = time.perf_counter(), shot.model.config.scale
         frames = [frame[None] for frame in islice(shot.frames(), *LOOKED_AT)]
         degradation = GivenBlur(scale, blur.normalise(shot.kernel.to(shot.device)))
-        pool = pool_for(frames[0], scale, self.hr_pool, self.config, self.seed, degradation)
+        budget = Budget(seconds=shot.budget)
+        pool = pool_for(frames[0], scale, self.hr_pool, self.config, self.seed, degradation, budget)
         learner = ONSR(shot.model, frames[0], pool, degradation, self.config, self.seed)
         crops = [informative_crops(frame)[0][2] for frame in frames]
-        loop = Anytime(learner, crops, Budget(seconds=shot.budget), started)
+        loop = Anytime(learner, crops, budget, started)
         if shot.before is not None:
             shot.model.load_state_dict(load_model(shot.before).state_dict())
         self.reports.append(loop.run("onsr"))

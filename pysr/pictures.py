@@ -64,11 +64,22 @@ class Picture:
         pixels: (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16, RGB, upright.
         icc: colour profile, or None.
         exif: EXIF block without its orientation (the pixels are upright already), or None.
+
+    Raises PictureError for other pixels, and for none.
     """
 
     pixels: np.ndarray
     icc: bytes | None = field(default=None, repr=False)
     exif: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        channels = shape[2:] in ((), (3,), (4,)) and len(shape) > 1
+        if dtype not in (np.uint8, np.uint16) or not channels or 0 in shape:
+            raise PictureError(
+                "pixels: expected (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, none of them "
+                f"empty, got {shape} of {dtype}"
+            )
 
     def with_pixels(self, pixels: np.ndarray) -> Picture:
         return replace(self, pixels=pixels)

@@ -360,3 +360,18 @@ def test_listing(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PictureError, match="no files of"):
         pictures.listing(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_pixels_of_another_kind_are_one_line(pixels):
+    with pytest.raises(PictureError, match=r"^pixels: expected \(H, W\), [^\n]*, got "):
+        Picture(pixels)

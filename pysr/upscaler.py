@@ -271,7 +271,7 @@ class Upscaler:
 
     @_by_own_defaults
     def estimate(self, image):
-        """The blur kernel of a picture: (k, k) float32, non-negative, sums to 1.
+        """The blur kernel of a picture: (k, k) float32, sums to 1; an estimate is non-negative.
 
         Takes what `__call__` takes (a torch batch of several pictures gives (N, k, k)) and returns
         numpy for numpy, torch for torch. Taps are HR pixels, tap k // 2 is the centre (see

@@ -99,6 +99,18 @@ def test_noise_that_is_known_is_not_to_be_restored():
     assert seen[0] < seen[1] - 1
 
 
+def test_seconds_count_from_the_call(monkeypatch):
+    now = [5.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Slow(Brightness):
+        def step(self, index):
+            now[0] += 1.0
+            return super().step(index)
+
+    assert learned(Slow(0.001), 3.0)[0].steps == 3
+
+
 def learned(learner, budget=100, picture=PICTURE):
     report = Anytime(learner, [picture], Budget.of(budget), time.perf_counter()).run("test")
     return report, learner.model.weight.item()

@@ -136,6 +136,16 @@ def test_gaussian8_has_the_published_widths():
         blur.gaussian8(5)
 
 
+def test_a_code_knows_which_way_a_kernel_lies():
+    kernels = blur.random_irregular(400, 9, generator=0)
+    basis = blur.pca_basis(kernels, 40)
+    for angle in (0.5, 2.0):
+        kernel = blur.anisotropic(2.5, 0.7, angle, 9)[None]
+        found = blur.decode(blur.encode(kernel, basis), basis)
+        turned, right = ((found - k).abs().sum() for k in (kernel.mT, kernel))
+        assert right < 0.2 * turned
+
+
 def test_code_of_kernels_and_back():
     kernels = blur.random_isotropic(400, (0.3, 4.0), 21, 0)
     basis = blur.pca_basis(kernels, 10)

@@ -1,5 +1,6 @@
 import io
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -199,6 +200,15 @@ def test_jpeg_of_a_batch_and_on_every_device(device):
     assert error[0] > error[1] > error[2]
     with pytest.raises(ValueError, match="quality: expected 1 to 100"):
         jpeg(x, 0)
+
+
+def test_qualities_are_drawn_from_all_of_their_range(monkeypatch):
+    drawn = []
+    module = import_module(RandomDegradation.__module__)  # a function has its name
+    monkeypatch.setattr(module, "jpeg", lambda x, quality: drawn.extend(quality.tolist()) or x)
+    degradation = RandomDegradation(1, quality=(50, 60), compressed=1.0)
+    degradation(torch.rand(200, 3, 8, 8), torch.Generator().manual_seed(0))
+    assert set(drawn) == set(range(50, 61))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -32,6 +32,25 @@ def test_psnr_of_a_known_error():
     assert psnr(x, x) == math.inf
 
 
+@pytest.mark.parametrize(
+    ("shape", "border", "message"),
+    [
+        ((1, 3, 20, 20), -1, "inside a border of -1"),
+        ((2, 3, 20, 20), 0, r"\(1, 3, H, W\), got \(2, 3, 20, 20\)"),
+        ((1, 1, 20, 20), 0, r"\(1, 3, H, W\), got \(1, 1, 20, 20\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(shape, border, message):
+    for figure in (psnr, ssim):
+        with pytest.raises(ValueError, match=f"^expected [^\n]*{message}[^\n]*$"):
+            figure(torch.rand(shape), torch.rand(shape), border)
+
+
+def test_a_picture_smaller_than_the_scale_is_one_line():
+    with pytest.raises(ValueError, match="^hr: expected at least 4x4 pixels, got 3x9$"):
+        next(cases("bicubic", 4, torch.rand(1, 3, 9, 3)))
+
+
 def test_the_border_is_left_out():
     x = torch.rand(1, 3, 20, 20)
     y = x.clone()

@@ -78,6 +78,24 @@ def test_chroma_lies_where_the_tags_say(location, subsampling):
     assert (there - ramp)[:, 3:-3, 3:-3].abs().max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("location", "right", "below"), [(1, 0, 0.5), (2, 0.5, 0.5), (3, 0, 0), (4, 0.5, 0)]
+)
+def test_chroma_is_taken_where_the_standard_has_it(location, right, below):
+    """ITU-T H.273: how far right of and below the even luma samples, in luma samples."""
+    tags = ColourTags(matrix=1, range=LIMITED, chroma_location=location)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(44.0), indexing="ij")
+
+    def ramp(x, y):
+        return torch.stack((0.2 + x / 80, 0.7 - y / 60, 0.3 + (x + y) / 150))
+
+    halved = from_rgb(ramp(x, y), tags, 16, (2, 2))[1:]
+    there = from_rgb(ramp(x + right, y + below), tags, 16, (1, 1))[1:]
+    for plane, whole in zip(halved, there, strict=True):
+        wrong = plane.int() - whole[::2, ::2].int()
+        assert wrong[2:-2, 2:-2].abs().max() <= 1
+
+
 @pytest.mark.parametrize("pixel_format, depth", [("p010le", 10), ("nv12", 8), ("yuv422p12le", 12)])
 def test_samples_pass_through_a_frame_unchanged(pixel_format, depth):
     subsampling = (2, 1) if "422" in pixel_format else (2, 2)

@@ -39,6 +39,14 @@ def test_finished_segments_and_notes_are_found_again(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_known_of_a_segment_counts_with_the_segment_alone(tmp_path):
+    """A crash between the two leaves the facts, which are written first."""
+    with Journal.opened(tmp_path / "out.mkv", IDENTITY) as journal:
+        finish(journal, 0, facts={"flicker": 0.5})
+        journal.segment(0).unlink()
+        assert journal.facts(0) is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

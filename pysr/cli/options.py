@@ -43,7 +43,7 @@ def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("learning at test time")
     group.add_argument("--adapt", metavar="METHOD", help=f"teach the model: {', '.join(METHODS)}")
     group.add_argument(
-        "--budget", help='for each picture or shot, "10s" or "200 steps" (default: 10s)'
+        "--budget", help='for each picture "10s" or "200 steps", for each shot "10s" (default: 10s)'
     )
     group.add_argument(
         "--hr-pool", metavar="DIR", help="sharp pictures for onsr (default: drawn ones)"

@@ -66,8 +66,8 @@ def classical(
             f"noise: expected one deviation, or one for each of {len(lr)} pictures, got "
             f"{noise.numel()}"
         )
+    generator = blur.as_generator(generator, lr.device)
     if bool((noise > 0).any()):
-        generator = blur.as_generator(generator, lr.device)
         grain = torch.randn(lr.shape, generator=generator, dtype=lr.dtype, device=lr.device)
         grain = grain * noise.reshape(-1, 1, 1, 1)
         lr = lr + (grain * lr if noise_kind == "speckle" else grain)

@@ -15,7 +15,7 @@ def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:
     """PSNR in dB between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
 
     `border` pixels are left out at each side. Identical pictures give infinity.
-    Raises ValueError for pictures of two sizes, or where no pixel is left.
+    Raises ValueError for pictures of two sizes or of another shape, or where no pixel is left.
     """
     x, y = _prepared(x, y, border)
     error = torch.mean((x - y) ** 2)
@@ -28,7 +28,8 @@ def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
 
     The window is an 11x11 Gaussian of sigma 1.5 over the valid region (Wang et al. 2004, K1 = 0.01,
     K2 = 0.03, L = 255); `border` pixels are left out at each side first.
-    Raises ValueError for pictures of two sizes, or where less than 11 pixels are left.
+    Raises ValueError for pictures of two sizes or of another shape, or where less than 11 pixels
+    are left.
     """
     x, y = _prepared(x, y, border)
     if min(x.shape[-2:]) < 11:
@@ -55,8 +56,10 @@ def _prepared(x: Tensor, y: Tensor, border: int) -> tuple[Tensor, Tensor]:
     """Y of both in 8 bits, inside the border."""
     if x.shape != y.shape:
         raise ValueError(f"expected pictures of one size, got {tuple(x.shape)}, {tuple(y.shape)}")
+    if x.ndim != 4 or x.shape[:2] != (1, 3):
+        raise ValueError(f"expected pictures of (1, 3, H, W), got {tuple(x.shape)}")
     height, width = x.shape[-2:]
-    if min(height, width) <= 2 * border:
+    if border < 0 or min(height, width) <= 2 * border:
         raise ValueError(f"expected pixels inside a border of {border}, got {width}x{height}")
     rows, columns = slice(border, height - border), slice(border, width - border)
     return luma(to_8bit(x))[..., rows, columns], luma(to_8bit(y))[..., rows, columns]

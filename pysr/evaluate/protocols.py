@@ -43,13 +43,17 @@ def cases(protocol: str, scale: int, hr: Tensor, index: int = 0, seed: int = 0) 
         hr: (1, 3, H, W) in [0, 1]; cropped to a multiple of the scale first.
         scale: 2, 3 or 4. index, seed: the picture's number and the table's seed, for div2krk.
     Raises:
-        ValueError: for an unknown protocol or scale, or a picture too small for the kernel.
+        ValueError: for an unknown protocol or scale, or a picture without a pixel at that scale.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if scale not in blur.GAUSSIAN8_RANGE:
         raise ValueError(f"scale: expected 2, 3 or 4, got {scale}")
     h, w = (n - n % scale for n in hr.shape[-2:])
+    if min(h, w) == 0:
+        raise ValueError(
+            f"hr: expected at least {scale}x{scale} pixels, got {hr.shape[-1]}x{hr.shape[-2]}"
+        )
     hr = hr[..., :h, :w]
     downsample = "bicubic"
     if protocol.startswith("gaussian8"):

@@ -1,5 +1,6 @@
 """Half precision: what it costs, what happens where it overflows, and what takes its place."""
 
+import math
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from pysr import blur, engines, tiling
 from pysr.cli import main
 from pysr.degrade import classical
 from pysr.engines.cuda_graphs import KEPT
+from pysr.engines.guard import Guard
 from pysr.evaluate import psnr
 from pysr.nets import load_model, save_model
 from pysr.upscaler import Upscaler
@@ -92,6 +94,27 @@ def test_a_picture_that_is_not_finite_is_never_written(tmp_path, capsys):
     warning, error = capsys.readouterr().err.splitlines()
     assert re.match("pysr upscale: warning: kernel: not finite from engine native", warning)
     assert "NaN or infinity, in float32 too" in error and not out.exists()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_guard_lets_nothing_through_that_is_not_finite(bad):
+    class Engine:
+        def __init__(self, value):
+            self.value = value
+
+        def describe(self):
+            return "half"
+
+        def close(self):
+            pass
+
+    def work(engine):
+        return engine.value, torch.tensor(engine.value)
+
+    with pytest.warns(UserWarning, match="kernel: not finite from engine half; made again"):
+        assert Guard(Engine(bad), lambda: Engine(1.0)).run("kernel", work) == (1.0, True)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="NaN or infinity, in float32"):
+        Guard(Engine(1e9 * bad), lambda: Engine(bad)).run("kernel", work)
 
 
 def test_auto_falls_back_with_a_warning_that_names_both(monkeypatch, case):

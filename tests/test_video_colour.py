@@ -13,8 +13,8 @@ LIMITED, FULL = 1, 2
 WHITE, YELLOW, CYAN, GREEN, MAGENTA, RED, BLUE, BLACK = (
     (1, 1, 1), (1, 1, 0), (0, 1, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (0, 0, 1), (0, 0, 0),
 )  # fmt: skip
-# Colour bars of 100% as tabled for BT.601 and BT.709; BT.2020 from the numbers in its definition;
-# JPEG (JFIF) for full range.
+# Colour bars of 100% as tabled for BT.601 and BT.709; BT.2020, SMPTE 240M (7) and FCC (4) from the
+# numbers in their definitions; JPEG (JFIF) for full range.
 BARS = [
     (6, LIMITED, 8, WHITE, (235, 128, 128)),
     (6, LIMITED, 8, YELLOW, (210, 16, 146)),
@@ -35,6 +35,10 @@ BARS = [
     (9, LIMITED, 10, RED, (294, 387, 960)),
     (9, LIMITED, 10, GREEN, (658, 189, 100)),
     (9, LIMITED, 10, BLUE, (116, 960, 476)),
+    (7, LIMITED, 8, RED, (62, 102, 240)),
+    (7, LIMITED, 8, BLUE, (35, 240, 116)),
+    (4, LIMITED, 8, RED, (82, 90, 240)),
+    (4, LIMITED, 8, BLUE, (40, 240, 110)),
     (6, FULL, 8, RED, (76, 85, 255)),
     (6, FULL, 8, GREEN, (150, 44, 21)),
     (6, FULL, 8, BLUE, (29, 255, 107)),
@@ -143,8 +147,8 @@ def test_swscale_agrees_to_half_a_level(matrix, range_):
 
 
 def test_the_usual_rule_fills_in_what_is_unspecified():
-    assert resolved(ColourTags(), 1080) == ColourTags(matrix=1, range=1, chroma_location=1)
-    assert resolved(ColourTags(), 576) == ColourTags(matrix=6, range=1, chroma_location=1)
+    assert resolved(ColourTags(), 720) == ColourTags(matrix=1, range=1, chroma_location=1)
+    assert resolved(ColourTags(), 719) == ColourTags(matrix=6, range=1, chroma_location=1)
     told = ColourTags(9, 2, 9, 16, 3)
     assert resolved(told, 480) == told
     planes = from_rgb(torch.rand(3, 16, 16), ColourTags(), 8, (2, 2))

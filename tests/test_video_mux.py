@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -464,6 +465,16 @@ def test_attachments_are_for_matroska_alone(tmp_path, suffix):
     with pytest.raises(VideoError, match="hold stream 1: attachment font.ttf; .* .mkv can"):
         check_target(tmp_path / f"out{suffix}", clip, encoding)
     assert check_target(tmp_path / "out.mkv", clip, encoding) == ()
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_long_last_frame_stays_as_long(tmp_path, suffix):
+    clip = probe(draw_clip(tmp_path / "in.mp4"))
+    clip = replace(clip, durations=(*clip.durations[:-1], 12 * clip.durations[0]))
+    upscale(clip, tmp_path / f"out{suffix}", blank)
+    made = probe(tmp_path / f"out{suffix}")
+    expected = clip.durations[-1] * clip.time_base
+    assert float(made.durations[-1] * made.time_base) == pytest.approx(float(expected), abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ it. One frame is decoded, for what FFmpeg hands out with frames alone: HDR10 and
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -172,6 +173,8 @@ def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
     changes = _Changes(container.streams[clip.stream], clip)
     slices = SliceChecks()
     hidden = HiddenFrames(path, container.streams[clip.stream])
+    # Matroska states how long a frame is shown, others how long until the next packet is decoded.
+    of_frames, latest = container.format.name.startswith("matroska"), -math.inf
     for packet in container.demux():
         if packet.pts is None:
             if packet.stream_index == clip.stream and packet.size:
@@ -202,7 +205,8 @@ def _packets(path: Path, container, clip: Clip, first: int | None) -> _Packets:
         changes.check(packet)
         found.pts.append(packet.pts)
         found.keys.append(packet.is_keyframe)
-        found.last_duration = duration
+        if not of_frames or packet.pts > latest:
+            latest, found.last_duration = packet.pts, duration
     if slices.damaged:
         raise _damaged(path, min(slices.damaged) * clip.time_base)
     return found

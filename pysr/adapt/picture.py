@@ -4,9 +4,8 @@ the mode of torch that it is called in.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from numbers import Integral
 from pathlib import Path
@@ -15,31 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pysr import arrays
-from pysr.engines.defaults import own_defaults
+from pysr.engines.defaults import undisturbed
 from pysr.nets import DAN, DEFAULTS, default_model, load_model
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
 
 LEAST_SIDE = 8  # LR pixels of a son, below which there is nothing to learn from
 JUDGED_SIDE = 128  # LR pixels, at most
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """A context to learn in, whatever default device, `torch.autocast` or `torch.inference_mode`
-    it is entered under. No gradient knows tensors made in the latter: those are to be copied, as
-    networks are that are deep-copied.
-
-    Raises TypeError under another default dtype than float32, which is one for all threads.
-    """
-    if torch.get_default_dtype() != torch.float32:
-        raise TypeError(
-            "expected torch's default dtype to be torch.float32 while a picture is learned from, "
-            f"got {torch.get_default_dtype()} (torch.set_default_dtype)"
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.inference_mode(False), own_defaults(device):
-        yield
 
 
 def teaching(method: Callable) -> Callable:

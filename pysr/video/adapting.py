@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pysr.adapt.picture import undisturbed
+from pysr.engines.defaults import undisturbed
 from pysr.files import written_whole
 from pysr.nets import DAN, save_model
 from pysr.video.clip import Clip

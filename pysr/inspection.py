@@ -6,29 +6,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from pysr import arrays, blur
+from pysr.noise import CLEAN_NOISE, estimate_noise
 from pysr.upscaler import Upscaler
 
 # In LR pixels. Photographs that were only reduced are estimated at 0.25 to 0.37, and bicubic
 # reduction itself is about this wide: a blur below it leaves nothing to repair.
 CLEAN_WIDTH = 0.4
 STRONG_WIDTH = 0.9
-# 8-bit rounding alone measures about 0.3 / 255 on smooth pictures.
-CLEAN_NOISE = 1.5 / 255
 STRONG_NOISE = 8 / 255
-
-BLOCK = 8  # values of wavelet detail a side, 16 pixels: smooth spots are mostly small
-SMOOTHEST = 0.1  # share of the blocks in which noise is looked for
-MANY = 10  # blocks, of which that share is one
-LOWER_HALF = 0.3246  # mean of |x| where it is under its median, x being normal of deviation 1
-# How far the quantile SMOOTHEST of many blocks' estimates lies below the truth: 1.28 deviations of
-# one, each 1.64 / sqrt(2 * values), as the lower half tells less than all of them.
-TOO_LOW = 1.28 * 1.64
-MOST_CLIPPED = 0.02  # share of a block's pixels that may be black or white
 LEAST_CONTRAST = 2 / 255  # of a picture that anything is to be seen in
 
 
@@ -78,47 +65,6 @@ def inspect(upscaler: Upscaler, image) -> Inspection:
         clean=clean,
         words=_words(width, noise, estimate.confidence, clean),
     )
-
-
-def estimate_noise(rgb: Tensor) -> float:
-    """Standard deviation of white noise in (N, 3, H, W), in the picture's units.
-
-    Of the finest diagonal wavelet detail (Haar) the smaller half of the values, as edges are few
-    there (Donoho and Johnstone 1994 take the median), in the smoothest blocks of the picture, as
-    texture is not everywhere and noise is. What is mostly black or white is left out: clipping has
-    taken its noise; so is what is one colour, as drawn bars are. 0 where nothing is left, and for
-    pictures of a single row or column.
-
-    On the photographs of BSD100, bicubically reduced, noise of 5/255 reads as 5 to 6 mostly, of
-    none as 1 to 2, where all of a small picture is texture as up to 6.
-    """
-    h, w = (n - n % 2 for n in rgb.shape[-2:])
-    if min(h, w) == 0:
-        return 0.0
-    x = rgb[..., :h, :w]
-    cells = torch.stack([x[..., dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)])
-    a, b, c, d = cells
-    detail = _blocks((a - b - c + d) / 2).abs()
-    clipped = _blocks(((cells <= 0) | (cells >= 1)).float().mean(0)).mean(1)
-    drawn = detail.amax(1) == 0
-    detail, clipped = detail[~drawn], clipped[~drawn]
-    if len(detail) == 0:
-        return 0.0
-    # Of a picture that is black or white nearly everywhere, the blocks that are so the least.
-    detail = detail[clipped <= max(MOST_CLIPPED, float(clipped.quantile(0.25)))]
-    values = detail.shape[1]
-    lower = detail.topk(values // 2, largest=False).values.mean(1) / LOWER_HALF
-    noise = float(lower.quantile(SMOOTHEST))
-    return noise / (1 - TOO_LOW / math.sqrt(2 * values)) if len(lower) >= MANY else noise
-
-
-def _blocks(x: Tensor) -> Tensor:
-    """(N, 3, H, W) to (blocks, values), BLOCK * BLOCK of each channel if there are as many; what is
-    left over at the right and below is not taken."""
-    height, width = x.shape[-2:]
-    rows = min(BLOCK, height)
-    side = (rows, min(BLOCK * BLOCK // rows, width))
-    return F.unfold(x, side, stride=side).transpose(1, 2).flatten(0, 1)
 
 
 def _words(width: float, noise: float, confidence: float, clean: bool) -> str:

@@ -48,6 +48,12 @@ def informative_crops(lr: Tensor) -> list[Crop]:
     return crops
 
 
+def detail(rgb: Tensor) -> float:
+    """Gradient energy of (1, 3, H, W): how much it shows, of blur and else."""
+    along = (rgb.diff(dim=axis) for axis in (2, 3) if rgb.shape[axis] > 1)
+    return sum(float(gradient.square().mean()) for gradient in along)
+
+
 def _crop(lr: Tensor, rows: slice, columns: slice) -> Crop:
     return rows, columns, lr[..., rows, columns]
 

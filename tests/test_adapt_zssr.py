@@ -131,12 +131,16 @@ def test_noise_is_put_on_what_is_learned_from():
     assert float(next(sons)[0].std()) == pytest.approx(0.05, rel=0.1)
 
 
-def test_what_noise_teaches_is_kept(photograph):
+@pytest.mark.parametrize("told", [0.1, None])
+def test_what_noise_teaches_is_kept(photograph, told):
+    """Of noise that it is told of, or finds."""
     lr = classical(photograph, blur.isotropic(1.0, 9), 2, noise=0.1, generator=0)
-    config = ZSSRConfig(layers=4, features=16, patch=32, rates=SMALL.rates, noise=0.1)
+    config = ZSSRConfig(layers=4, features=16, patch=32, rates=SMALL.rates, noise=told)
     kernel = blur.isotropic(1.0, 9)
     adapted = adapt.zssr(lr, 2, budget=60, kernel=kernel, config=config, device="cpu")
     assert not adapted.report.rolled_back
+    assert adapted.report.noise == pytest.approx(0.1, rel=0.15)
+    assert "noise 2" in adapted.report.line()  # of 255
     restored = psnr(adapted.upscaler(lr).image, photograph, 2)
     assert restored > psnr(imresize(lr, 2), photograph, 2) + 0.5
 

@@ -99,12 +99,14 @@ def test_a_name_with_a_newline_is_told_in_one_line(small, tiny_model, tmp_path, 
         assert f"{source.name} -> ".replace("\n", " ") in result
 
 
-def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys):
+@pytest.mark.parametrize("method", ["onsr", "zssr"])  # of DSR this model has nothing
+def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys, method):
     plain, taught = tmp_path / "plain.mkv", tmp_path / "taught.mkv"
     model = ("--model", tiny_model)
     assert run("upscale", small, plain, *model) == 0
-    assert run("upscale", small, taught, *model, "--adapt", "onsr", "--budget", "5s") == 0
-    assert f"{small}: onsr: " in capsys.readouterr().err
+    assert run("upscale", small, taught, *model, "--adapt", method, "--budget", "5s") == 0
+    assert f"{small}: {method}: " in capsys.readouterr().err
+    assert len(decoded(taught)) == len(decoded(plain))
     assert decoded(plain) != decoded(taught)
 
 
@@ -161,7 +163,15 @@ def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_mo
         (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/none/r.json"), "r.json cannot be written"),
         (("{clip}", "{tmp}/o.mkv", "--report", "{tmp}/o.mkv"), "would replace"),
         (("{clip}", "{tmp}/o.mkv", "--report", "{clip}"), "would replace"),
-        (("{clip}", "{tmp}/o.mkv", "--adapt", "zssr"), "adapt: expected onsr for a clip"),
+        (
+            ("{clip}", "{tmp}/o.mkv", "--adapt", "zssr", "--engine", "native"),
+            "engine: expected auto or torch with --adapt zssr, got 'native'",
+        ),
+        (
+            ("{png}", "{tmp}/o.png", "--adapt", "dsr", "--precision", "float16"),
+            "precision: expected auto or float32 with --adapt dsr, got 'float16'",
+        ),
+        (("{clip}", "{tmp}/o.mkv", "--adapt", "dsr", "--hr-pool", "{tmp}"), "takes none"),
         (
             ("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--budget", "9 steps"),
             "budget: expected seconds",

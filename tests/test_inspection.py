@@ -8,7 +8,8 @@ from skimage import data as photographs
 import pysr
 from pysr import blur, page
 from pysr.degrade import classical
-from pysr.inspection import CLEAN_NOISE, estimate_noise, inspect
+from pysr.inspection import inspect
+from pysr.noise import CLEAN_NOISE, estimate_noise
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_bars_do_not_hide_the_noise(hr, bars, level):
 @pytest.mark.parametrize("scale", [2, 4])
 def test_texture_is_not_taken_for_noise(name, scale):
     hr = torch.from_numpy(getattr(photographs, name)().copy()).permute(2, 0, 1)[None] / 255
-    assert estimate_noise(classical(hr, blur.dirac(1), scale)) < 2.5 / 255
+    assert estimate_noise(classical(hr, blur.dirac(1), scale)) < CLEAN_NOISE
     noisy = classical(hr, blur.dirac(1), scale, noise=15 / 255, generator=0)
     assert estimate_noise(noisy) == pytest.approx(15 / 255, rel=0.1)
 

@@ -1,4 +1,4 @@
-"""ONSR as the hook of clips: each shot is learned from where the one before ended."""
+"""The methods of learning at test time as the hook of clips."""
 
 import copy
 from functools import partial
@@ -9,11 +9,26 @@ import torch
 from skimage import data
 
 from pysr import blur, pictures, video
-from pysr.adapt import Budget, ONSRConfig
+from pysr.adapt import Adapted, Budget, ONSRConfig, Report
+from pysr.adapt.anytime import CLEAR
+from pysr.adapt.chain import UPRIGHT, SelfEnsemble
 from pysr.degrade import classical
-from pysr.nets import load_model, save_model
+from pysr.nets import load_model
+from pysr.upscaler import Upscaler
 from pysr.video.adapting import name
 from pysr.video.teaching import ShotTeacher
+
+
+def few_steps(monkeypatch, count):
+    """A budget in steps: seconds may be over before the first."""
+    monkeypatch.setattr("pysr.video.teaching.Budget", lambda seconds: Budget(steps=count))
+
+
+def sequence(folder, picture):
+    """Three frames of it, and room for what is made of them."""
+    for i in range(3):
+        pictures.write(folder / f"{i:05d}.png", pictures.Picture(picture))
+    (folder / "out").mkdir()
 
 
 @pytest.fixture
@@ -34,27 +49,58 @@ def shot():
 
 def test_shots_are_taught_in_turn_within_their_budget(shot):
     teacher, base = ShotTeacher(config=ONSRConfig(patch=16, batch=1)), copy.deepcopy(shot.model)
-    teacher(shot)
-    first = copy.deepcopy(shot.model.state_dict())
-    shot.model.load_state_dict(base.state_dict())
-    teacher(shot)
-    assert len(teacher.reports) == 2
+    taught = [teacher(shot) for _ in range(2)]
+    assert teacher.reports == [adapted.report for adapted in taught]
     for report in teacher.reports:
         assert report.consistency_after >= report.consistency_before
+    assert same(shot.model, base)
     # Nothing but the Restorer learns: the blur is followed by the Estimator as it was.
-    for key, value in base.Estimator.state_dict().items():
-        assert torch.equal(shot.model.Estimator.state_dict()[key], value)
-    assert first.keys() == base.state_dict().keys()
+    for adapted in taught:
+        assert same(adapted.upscaler.model.Estimator, base.Estimator)
+
+
+@pytest.mark.parametrize("method", ["dsr", "zssr"])
+def test_a_shot_is_learned_from_the_frame_that_shows_most(shot, method, monkeypatch):
+    """It may begin in black, of which nothing can be learned and everything agrees."""
+    few_steps(monkeypatch, 1)
+    (*_, frame) = shot.frames()
+    shot.frames = lambda: iter([torch.zeros_like(frame)] * 30 + [frame] * 10)
+    report = ShotTeacher(method)(shot).report
+    assert report.method == method and report.consistency_before < CLEAR - 1
+
+
+@pytest.mark.parametrize("method", ["dsr", "zssr"])
+def test_frames_are_restored_by_what_the_shot_was_taught(tiny_model, tmp_path, method, monkeypatch):
+    """In one orientation each, or a clip would take eight times as long."""
+    few_steps(monkeypatch, 40)
+    picture = data.astronaut()[60:124, 180:244]
+    sequence(tmp_path, picture)
+    kernel = blur.isotropic(1.2, 7)
+    given = []
+
+    def adapt(shot):
+        given.append(ShotTeacher(method)(shot))
+        return given[0]
+
+    out = tmp_path / "out" / "%05d.png"
+    video.upscale(tmp_path / "%05d.png", out, model=tiny_model, kernel=kernel.numpy(), adapt=adapt)
+    assert not given[0].report.rolled_back, given[0].report.reason
+    model = given[0].upscaler.model
+    (ensemble,) = (module for module in model.modules() if isinstance(module, SelfEnsemble))
+    assert ensemble.orientations == UPRIGHT
+    with Upscaler(model, device="cpu") as upscaler:
+        wanted = upscaler(picture).image
+    for path in pictures.listing(tmp_path / "out"):  # what was learned is kept in half precision
+        assert abs(pictures.read(path).pixels.astype(int) - wanted).max() <= 1
 
 
 @pytest.mark.parametrize(
     "mode", [torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
 )
-def test_shots_are_taught_in_any_mode_of_torch(tmp_path, mode):
-    for i in range(3):
-        pictures.write(tmp_path / f"{i:05d}.png", pictures.Picture(data.astronaut()[:48, 100:160]))
+def test_shots_are_taught_in_any_mode_of_torch(tmp_path, mode, monkeypatch):
+    few_steps(monkeypatch, 2)
+    sequence(tmp_path, data.astronaut()[:48, 100:160])
     teacher = ShotTeacher(config=ONSRConfig(patch=16, batch=1))
-    (tmp_path / "out").mkdir()
     with mode():
         video.upscale(
             tmp_path / "%05d.png",
@@ -62,28 +108,29 @@ def test_shots_are_taught_in_any_mode_of_torch(tmp_path, mode):
             model="dan-lite-x2",
             device="cpu",
             adapt=teacher,
-            adapt_budget=1.0,
         )
-    assert len(teacher.reports) == 1 and teacher.reports[0].steps > 0
+    assert [report.steps for report in teacher.reports] == [2]
     assert len(pictures.listing(tmp_path / "out")) == 3
 
 
 def test_a_shot_begins_where_the_one_before_ended_and_a_clip_anew(shot, tmp_path, monkeypatch):
-    # No learning at all: what a shot has in the end is what it was given, and that is better. In
-    # steps: seconds may be over before the first.
-    monkeypatch.setattr("pysr.video.teaching.Budget", lambda seconds: Budget(steps=1))
+    # No learning at all: what a shot has in the end is what it was given, and that is better.
+    few_steps(monkeypatch, 1)
     teacher = ShotTeacher(config=ONSRConfig(patch=16, batch=1, learning_rate=0.0))
-    shot.before = tmp_path / "before.safetensors"
-    save_model(shot.model, shot.before)
-    better = copy.deepcopy(shot.model.state_dict())
+    better = copy.deepcopy(shot.model)
     shot.model.Restorer.head.bias.data += 0.1
-    base = copy.deepcopy(shot.model.state_dict())
-    for before, begun in ((shot.before, better), (None, base)):
+    report = Report("onsr", 1, 0.0, shot.kernel, 0.0, 0.0, False, "")
+    Adapted(Upscaler(better, device="cpu"), report, shot.model).save(tmp_path / "before")
+    for before, begun in ((tmp_path / "before", better), (None, shot.model)):
         shot.before = before
-        shot.model.load_state_dict(base)
-        teacher(shot)
-        kept = shot.model.state_dict()["Restorer.head.bias"]
-        assert torch.equal(kept, begun["Restorer.head.bias"])
+        kept = teacher(shot).upscaler.model.Restorer.head.bias
+        # What was learned is kept in half precision.
+        assert torch.allclose(kept, begun.Restorer.head.bias, atol=1e-3, rtol=0)
+
+
+def same(network, other):
+    pairs = zip(network.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def test_a_journal_knows_a_method_that_has_no_name():
@@ -99,6 +146,12 @@ def test_a_journal_knows_a_method_that_has_no_name():
 def test_a_journal_tells_settings_apart():
     names = {
         name(teacher)
-        for teacher in (ShotTeacher(), ShotTeacher(seed=1), ShotTeacher(config=ONSRConfig(batch=1)))
+        for teacher in (
+            ShotTeacher(),
+            ShotTeacher(seed=1),
+            ShotTeacher(config=ONSRConfig(batch=1)),
+            ShotTeacher("dsr"),
+            ShotTeacher("zssr"),
+        )
     }
-    assert len(names) == 3 and name(ShotTeacher()) in names
+    assert len(names) == 5 and name(ShotTeacher()) in names

@@ -201,6 +201,7 @@ class Anytime:
             rolled_back=rolled_back,
             reason=f"{reason}; {outcome}",
             history=tuple(self.history),
+            noise=self.judge.noise,
         )
 
     def _learn(self) -> str:

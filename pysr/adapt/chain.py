@@ -15,6 +15,7 @@ from pysr.degrade.deep_linear import GivenBlur, convolved
 from pysr.nets.parts import BicubicUpsample, halo_of, scale_of
 
 ORIENTATIONS = tuple((turns, flip) for flip in (False, True) for turns in range(4))
+UPRIGHT = ORIENTATIONS[:1]
 # How much of a kernel may lie elsewhere after a turn for the turned picture to count as one of the
 # same blur: half the sum of differences.
 SAME_BLUR = 0.1

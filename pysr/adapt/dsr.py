@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +25,24 @@ from torch import Tensor, nn
 from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
-from pysr.adapt.chain import BackProjected, Chain, SelfEnsemble, finished
+from pysr.adapt.chain import (
+    ORIENTATIONS,
+    UPRIGHT,
+    BackProjected,
+    Chain,
+    SelfEnsemble,
+    finished,
+)
 from pysr.adapt.pairs import matrix_pairs, own_pairs
 from pysr.adapt.phases import Pairs, Phase, Phases, Rates
-from pysr.adapt.picture import estimated_kernel, judged_on, own_teacher, student, teaching
+from pysr.adapt.picture import (
+    estimated_kernel,
+    judged_on,
+    noise_of,
+    own_teacher,
+    student,
+    teaching,
+)
 from pysr.adapt.report import Adapted, Report
 from pysr.adapt.zssr import ZSSR, Learning, plain_body, zssr_phases
 from pysr.degrade.deep_linear import GivenBlur
@@ -48,8 +62,8 @@ class DSRConfig:
         matrix: side of the random matrices, in pixels.
         finer_rates: of LR Finer's learning. The paper begins at 1e-4.
         finer_share: of the budget that LR Finer has.
-        resolver: how the network after it learns; `noise` is LR Finer's too. None for the paper's
-            rate of a trained network, and ZSSR's of a ZSSR.
+        resolver: how the network after it learns; `noise` is LR Finer's too, `ensemble` is of that
+            network. None for the paper's rate of a trained network, and ZSSR's of a ZSSR.
     """
 
     layers: int = 8
@@ -116,13 +130,15 @@ def assembled(
     features: int,
     noise: float,
     seed: int,
+    ensemble: bool = True,
 ) -> BackProjected:
     """An untrained LR Finer, a copy of the base, and what stands around them."""
     resolver = copy.deepcopy(base)
     resolver = SharpDAN(resolver) if isinstance(base, DAN) else resolver
     degradation = GivenBlur(base.config.scale, kernel, downsample)
     finer = LRFiner(base.config.scale, layers, features, seed)
-    return finished(Chain([finer, SelfEnsemble(resolver)]), degradation, noise)
+    resolver = SelfEnsemble(resolver, ORIENTATIONS if ensemble else UPRIGHT)
+    return finished(Chain([finer, resolver]), degradation, noise)
 
 
 def dsr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
@@ -193,11 +209,15 @@ def dsr(
     if kernel is None:
         kernel = estimated_kernel(lr, model)
     kernel = blur.check_kernel(kernel).cpu()
+    resolver = config.resolver_of(model)
+    resolver = replace(resolver, noise=noise_of(lr, resolver.noise))
+    config = replace(config, resolver=resolver)
     settings = {
         "downsample": downsample,
         "layers": config.layers,
         "features": config.features,
-        "noise": config.resolver_of(model).noise,
+        "noise": resolver.noise,
+        "ensemble": resolver.ensemble,
         "seed": seed,
     }
     whole = assembled(model, kernel, **settings).to(device, memory_format=torch.channels_last)

@@ -30,6 +30,7 @@ class Method:
         summary: for the command line.
         teach: takes a model, a picture, and by name what `taught` has.
         external: it learns from a pool of sharp pictures too, and so from any degradation of them.
+        plain: what it gives is a plain network, whatever the model: torch runs it, in float32.
         form: makes of the base what learning began with, given the report and the settings that
             `Adapted.save` wrote.
         base: makes that base of the settings, where it is the method's own and not the model.
@@ -38,6 +39,7 @@ class Method:
     summary: str
     teach: Callable[..., Adapted]
     external: bool = False
+    plain: bool = False
     form: Callable[[nn.Module, Report, dict], nn.Module] = lambda base, *_: copy.deepcopy(base)
     base: Callable[[dict], nn.Module] | None = None
 
@@ -52,8 +54,8 @@ def _zssr(model: nn.Module | str | Path, image, *, kernel, device: str, **option
 
 
 def _zssr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
-    downsample, noise = settings["downsample"], settings["noise"]
-    return finished_zssr(base, report.kernel, downsample=downsample, noise=noise)
+    around = {name: value for name, value in settings.items() if name not in ("sizes", "seed")}
+    return finished_zssr(base, report.kernel, **around)
 
 
 def _zssr_base(settings: dict) -> ZSSR:
@@ -62,9 +64,18 @@ def _zssr_base(settings: dict) -> ZSSR:
 
 METHODS = {
     "onsr": Method("learns blur and network together, with sharp pictures", onsr, external=True),
-    "dsr": Method("undoes the blur first, then learns the picture from itself", dsr, form=dsr_form),
+    "dsr": Method(
+        "undoes the blur first, then learns the picture from itself",
+        dsr,
+        plain=True,
+        form=dsr_form,
+    ),
     "zssr": Method(
-        "learns a small network from the picture alone", _zssr, form=_zssr_form, base=_zssr_base
+        "learns a small network from the picture alone",
+        _zssr,
+        plain=True,
+        form=_zssr_form,
+        base=_zssr_base,
     ),
 }
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pysr import arrays
 from pysr.engines.defaults import undisturbed
 from pysr.nets import DAN, DEFAULTS, default_model, load_model
+from pysr.noise import CLEAN_NOISE, estimate_noise
 from pysr.tiling import informative_crops
 from pysr.upscaler import Upscaler
 
@@ -88,6 +89,15 @@ def own_teacher(image, scale: int, device: torch.device) -> Tensor:
             f"{width}x{height}"
         )
     return lr
+
+
+def noise_of(lr: Tensor, told: float | None) -> float:
+    """Standard deviation of the noise of (N, 3, H, W), in [0, 1] units: the one that was told, else
+    as it is found, from CLEAN_NOISE on."""
+    if told is not None:
+        return told
+    found = estimate_noise(lr)
+    return found if found >= CLEAN_NOISE else 0.0
 
 
 def judged_on(lr: Tensor) -> list[Tensor]:

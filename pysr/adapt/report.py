@@ -47,11 +47,13 @@ class Report:
             degraded again by `kernel`, or by the learned degradation, of the unadapted weights and
             of those that are returned. A DAN is told `kernel` with both. Of DSR and ZSSR it is what
             the networks make, without the ensemble and the back-projection after them: nearly any
-            picture agrees with the one that it was back-projected to. Where they were told of noise
-            it is an estimate for the picture without that, see `pysr.adapt.anytime`.
+            picture agrees with the one that it was back-projected to. Where there is noise it is
+            an estimate for the picture without that, see `pysr.adapt.anytime`.
         rolled_back: nothing that was learned was better: the weights are the unadapted ones.
         reason: why learning ended, and what was given up; one line.
         history: the looks that were taken.
+        noise: standard deviation of the picture's noise, in [0, 1] units, that DSR and ZSSR were
+            told of or found.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Report:
     rolled_back: bool
     reason: str
     history: tuple[Check, ...] = ()
+    noise: float = 0.0
 
     def as_json(self) -> dict:
         kernel = self.kernel
@@ -81,8 +84,9 @@ class Report:
     def line(self) -> str:
         """For people."""
         before, after = self.consistency_before, self.consistency_after
+        noise = f"noise {self.noise * 255:.1f} of 255, " if self.noise else ""
         return (
-            f"{self.method}: {self.steps} steps in {self.seconds:.1f} s, "
+            f"{self.method}: {self.steps} steps in {self.seconds:.1f} s, {noise}"
             f"consistency {before:.1f} -> {after:.1f} dB, {self.reason}"
         )
 

@@ -59,7 +59,8 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
         if given:
             raise ValueError(f"--{given[0]}: means nothing without --adapt")
         return None
-    check_method(options.adapt, pool, degradation)
+    if check_method(options.adapt, pool, degradation).plain:
+        _check_plain(options)
     if degradation is not None:
         degradation = opened(degradation)
     budget = Budget.of("10s" if options.budget is None else options.budget)
@@ -69,6 +70,15 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
         "hr_pool": pool,
         "degradation": degradation,
     }
+
+
+def _check_plain(options: argparse.Namespace) -> None:
+    """Refuse, before the lessons, an engine or a precision that a plain network does not have."""
+    for name, served in (("engine", ("auto", "torch")), ("precision", ("auto", "float32"))):
+        asked = getattr(options, name, "auto")
+        if asked not in served:
+            expected = f"expected {' or '.join(served)} with --adapt {options.adapt}"
+            raise ValueError(f"{name}: {expected}, got {asked!r}")
 
 
 def model(options: argparse.Namespace) -> nn.Module:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pysr import pictures
-from pysr.adapt.pool import LEAVES
 from pysr.cli import one_line
 from pysr.cli.options import PICTURES, kernel, model, outputs
 from pysr.cli.progress import FORMS, Show, shown
@@ -89,17 +88,15 @@ def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 def teacher(learning: dict | None) -> tuple[ShotTeacher | None, float]:
     """What teaches a clip's shots, and the seconds it has for each, of what `adaptation` gave.
 
-    Raises ValueError for a method or a degradation that is not for clips, or a budget in steps.
+    Raises ValueError for a degradation, which is not for clips, or a budget in steps.
     """
     if learning is None:
         return None, BUDGET
-    if learning["method"] != "onsr":
-        raise ValueError(f"adapt: expected onsr for a clip, got {learning['method']!r}")
     if learning["degradation"] is not None:
         raise ValueError("degradation: for pictures, a clip's shots are learned under their blur")
     if learning["budget"].seconds is None:
         raise ValueError('budget: expected seconds for a clip\'s shots, like "10s"')
-    return ShotTeacher(learning["hr_pool"] or LEAVES), learning["budget"].seconds
+    return ShotTeacher(learning["method"], learning["hr_pool"]), learning["budget"].seconds
 
 
 def upscale_clip(

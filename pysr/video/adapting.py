@@ -1,8 +1,7 @@
 """A model of its own for each shot: the hook that methods of learning at test time are hung on.
 
-What a method has taught a model is written into the journal and read back before it is used, so
-that a job that was interrupted restores with the very same weights, whatever the method left to
-chance.
+What a shot was taught is written into the journal and read back before it is used, so that a job
+that was interrupted restores with the very same weights, whatever the method left to chance.
 """
 
 from __future__ import annotations
@@ -12,17 +11,20 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pysr.engines.defaults import undisturbed
-from pysr.files import written_whole
-from pysr.nets import DAN, save_model
+from pysr.nets import DAN
 from pysr.video.clip import Clip
 from pysr.video.colour import to_rgb
 from pysr.video.reader import read
 from pysr.video.track import Shot
+
+if TYPE_CHECKING:
+    from pysr.adapt import Adapted
 
 BUDGET = 60.0  # seconds
 
@@ -32,10 +34,10 @@ class Adaptation:
     """What a method is given for one shot.
 
     Attributes:
-        model: a copy for this shot, on `device`, to be taught in place.
+        model: the job's, on `device`; it stays as it is.
         budget: seconds that it may take; keeping to them is the method's part.
         kernel: (k, k), the shot's mean kernel.
-        before: weights file of the shot before, as it was taught; None for the first.
+        before: what the shot before was taught, as `pysr.adapt.load` reads it; None for the first.
     """
 
     clip: Clip
@@ -52,7 +54,8 @@ class Adaptation:
             yield to_rgb(frame.planes, self.clip.colour, self.clip.depth, self.device)
 
 
-Adapt = Callable[[Adaptation], None]
+# What restores the shot, as the methods of `pysr.adapt` give it: taught from the shot's model.
+Adapt = Callable[[Adaptation], "Adapted"]
 
 
 def adapted(
@@ -64,7 +67,12 @@ def adapted(
     device: torch.device,
     folder: Path,
 ) -> dict[int, Path]:
-    """Weights files in `folder` by the shots' first frames; those that are there are kept."""
+    """What each shot was taught, files in `folder` by the shots' first frames; those that are there
+    are kept.
+
+    Raises TypeError for a method that returns something else."""
+    from pysr.adapt import Adapted  # which most jobs do without
+
     folder.mkdir(exist_ok=True)
     files = {}
     before = None
@@ -72,10 +80,16 @@ def adapted(
         files[shot.first] = path = folder / f"{shot.first:08d}.safetensors"
         if not path.exists():
             with undisturbed():
-                taught = copy.deepcopy(model).to(device)
-                adapt(Adaptation(clip, shot, taught, shot.kernel(model), device, budget, before))
-            with written_whole(path) as beside:
-                save_model(taught, beside)
+                own = copy.deepcopy(model).to(device)
+                given = Adaptation(clip, shot, own, shot.kernel(model), device, budget, before)
+                taught = adapt(given)
+                if not isinstance(taught, Adapted):
+                    raise TypeError(
+                        "adapt: expected a method that returns pysr.adapt.Adapted, got "
+                        f"{type(taught).__name__}"
+                    )
+                with taught.upscaler:
+                    taught.save(path)
         before = path
     return files
 

@@ -153,8 +153,9 @@ def upscale(
         model, device, engine, precision: as `pysr.load` takes them; or a model that is loaded.
         tile: as `Upscaler.__call__` takes it.
         kernel: (k, k), the blur if it is known; followed through the clip when None.
-        adapt: teaches a copy of the model each shot before it is restored, see `Adaptation`; in
-            this process, and not with `cluster`.
+        adapt: a method that learns each shot before it is restored: takes an `Adaptation` and
+            returns what the methods of `pysr.adapt` do. It is called in this process, and not with
+            `cluster`.
         adapt_budget: seconds that it is given for a shot.
         stream: index of the video stream among the file's streams; FFmpeg's choice when None.
         codec, crf, preset, pixel_format: see `Encoding.choose`.

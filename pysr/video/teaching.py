@@ -1,57 +1,105 @@
-"""ONSR for clips: what `pysr.video.adapting` has a model taught each shot by.
+"""Learning at test time for clips: what `pysr.video.adapting` has each shot taught by.
 
-A clip's blur is followed from frame to frame by the model itself, so a shot's blur counts as known:
-what is taught is the Restorer of a DAN, under the shot's mean blur. A shot mostly looks like the
-one before, so learning goes on from there; whether that was good, the shot's own frames judge, and
-what is put back is the unadapted model.
+A clip's blur is followed from frame to frame by the job's model, so a shot's blur counts as known.
+Of ONSR what is left to learn is the Restorer of a DAN, under the shot's mean blur. A shot mostly
+looks like the one before, so it goes on from there; whether that was good, the shot's own frames
+judge, and what is put back is the unadapted model. DSR and ZSSR learn each shot anew, from the one
+of its frames that shows most, and restore without their ensemble: a clip has many frames, and each
+would be restored eight times over.
 """
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from torch import Tensor
+
 from pysr import blur
+from pysr.adapt import Adapted, DSRConfig, ONSRConfig, ZSSRConfig, load
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
-from pysr.adapt.onsr import ONSR, ONSRConfig, pool_for
+from pysr.adapt.dsr import TRAINED
+from pysr.adapt.methods import check_method
+from pysr.adapt.onsr import ONSR, pool_for
 from pysr.adapt.pool import LEAVES
+from pysr.adapt.zssr import Learning
 from pysr.degrade.deep_linear import GivenBlur
-from pysr.nets import load_model
-from pysr.tiling import informative_crops
+from pysr.tiling import detail, informative_crops
+from pysr.upscaler import Upscaler
 from pysr.video.adapting import Adaptation
 
-LOOKED_AT = (0, 100, 33)  # the frames of a shot by which weights are judged: a range
+LOOKED_AT = (0, 100, 33)  # the frames of a shot that are learned from or judged by: a range
+CONFIGS = {
+    "onsr": ONSRConfig(),
+    "dsr": DSRConfig(resolver=Learning(rates=TRAINED, ensemble=False)),
+    "zssr": ZSSRConfig(ensemble=False),
+}
 
 
 class ShotTeacher:
-    """Teaches a DAN one shot after the other, in place; what `pysr.video.upscale` takes as `adapt`.
+    """Teaches one shot after the other; what `pysr.video.upscale` takes as `adapt`.
 
     Args:
-        hr_pool, config, seed: as for `pysr.adapt.onsr`.
+        method: of `pysr.adapt.METHODS`.
+        hr_pool, seed: as for `pysr.adapt.taught`.
+        config: of the method; None for that of CONFIGS.
+    Attributes:
+        reports: `pysr.adapt.Report` of each shot so far.
+
+    Raises ValueError as `pysr.adapt.taught`.
     """
 
     def __init__(
         self,
-        hr_pool: str | Path = LEAVES,
-        config: ONSRConfig | None = None,
+        method: str = "onsr",
+        hr_pool: str | Path | None = None,
+        config: ONSRConfig | DSRConfig | ZSSRConfig | None = None,
         seed: int = 0,
     ):
-        self.config, self.hr_pool, self.seed = config or ONSRConfig(), hr_pool, seed
+        self._entry = check_method(method, hr_pool)
+        self.method, self.seed = method, seed
+        self.hr_pool, self.config = hr_pool or LEAVES, config or CONFIGS[method]
         self.reports = []
         # A journal knows a method by its name: other settings are another method.
-        self.__qualname__ = f"ShotTeacher({hr_pool}, {self.config}, {seed})"
+        self.__qualname__ = f"ShotTeacher({method}, {self.hr_pool}, {self.config}, {seed})"
 
-    def __call__(self, shot: Adaptation) -> None:
-        started, scale = time.perf_counter(), shot.model.config.scale
+    def __call__(self, shot: Adaptation) -> Adapted:
+        started = time.perf_counter()
         frames = [frame[None] for frame in islice(shot.frames(), *LOOKED_AT)]
+        picture = max(frames, key=detail)
+        if self.method == "onsr":
+            adapted = self._onsr(shot, frames, picture, started)
+        else:
+            left = shot.budget - (time.perf_counter() - started)
+            adapted = self._entry.teach(
+                shot.model,
+                picture,
+                budget=Budget(seconds=max(left, 0.0)),
+                kernel=blur.normalise(shot.kernel),
+                config=self.config,
+                device=str(shot.device),
+                seed=self.seed,
+            )
+        self.reports.append(adapted.report)
+        return adapted
+
+    def _onsr(
+        self, shot: Adaptation, frames: Sequence[Tensor], picture: Tensor, started: float
+    ) -> Adapted:
+        scale, budget = shot.model.config.scale, Budget(seconds=shot.budget)
         degradation = GivenBlur(scale, blur.normalise(shot.kernel.to(shot.device)))
-        budget = Budget(seconds=shot.budget)
-        pool = pool_for(frames[0], scale, self.hr_pool, self.config, self.seed, degradation, budget)
-        learner = ONSR(shot.model, frames[0], pool, degradation, self.config, self.seed)
+        pool = pool_for(picture, scale, self.hr_pool, self.config, self.seed, degradation, budget)
+        model = copy.deepcopy(shot.model)
+        learner = ONSR(model, picture, pool, degradation, self.config, self.seed)
         crops = [informative_crops(frame)[0][2] for frame in frames]
         loop = Anytime(learner, crops, budget, started)
         if shot.before is not None:
-            shot.model.load_state_dict(load_model(shot.before).state_dict())
-        self.reports.append(loop.run("onsr"))
+            with load(shot.before, shot.model, str(shot.device)).upscaler as before:
+                model.load_state_dict(before.model.state_dict())
+        report = loop.run("onsr")
+        upscaler = Upscaler(model.eval(), device=str(shot.device), kernel=report.kernel)
+        return Adapted(upscaler, report, shot.model)

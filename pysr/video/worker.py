@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pysr.files import digest
-from pysr.nets import DAN, load_model
+from pysr.nets import DAN
 from pysr.upscaler import Estimate, Upscaler
 from pysr.video import pipeline
 from pysr.video.clip import Clip, VideoError
@@ -40,7 +40,7 @@ class Work:
 
     Attributes:
         input: digest of the clip's file, for machines that have a copy of their own.
-        models: weights files of shots that have a model of their own, by their first frames.
+        models: what shots were taught, as `pysr.adapt.load` reads it, by their first frames.
         device, engine, precision: as `pysr.load` takes them.
         shots: of the whole clip.
     """
@@ -56,11 +56,15 @@ class Work:
     encoding: Encoding
     shots: tuple[Shot, ...]
 
-    def upscaler(self, model: DAN | None = None) -> Upscaler:
-        """Of that model, else of the job's."""
-        return Upscaler(
-            model or self.model, device=self.device, engine=self.engine, precision=self.precision
-        )
+    def upscaler(self, first: int | None = None) -> Upscaler:
+        """Of the job's model, or of what the shot that begins there was taught."""
+        model = self.model
+        if first in self.models:
+            from pysr.adapt import load  # which most jobs do without
+
+            with load(self.models[first], model, self.device).upscaler as taught:
+                model = taught.model
+        return Upscaler(model, device=self.device, engine=self.engine, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,8 @@ class Worker:
         if self._of_shot is None or self._of_shot[0] != shot.first:
             if self._of_shot is not None and self._of_shot[2] is not self._upscaler:
                 self._of_shot[2].close()
-            own = self.work.models.get(shot.first)
-            upscaler = self._upscaler if own is None else self.work.upscaler(load_model(own))
+            own = shot.first in self.work.models
+            upscaler = self.work.upscaler(shot.first) if own else self._upscaler
             self._of_shot = (shot.first, shot.kernel(self.work.model), upscaler)
         return self._of_shot[1:]
 

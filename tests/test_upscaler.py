@@ -273,6 +273,18 @@ def test_tiles_are_exact_but_for_the_pooled_means(upscaler):
     )
 
 
+def test_where_tiles_are_cut_for_channel_attention_does_not_show(upscaler):
+    """What they pool over lies far from any border, here the same stripes everywhere."""
+    stripes = (0.2 + 0.6 * (torch.arange(336) % 8 < 4)).expand(1, 3, 336, 336)
+    known = upscaler.given(blur.isotropic(0.9))
+    tiled = upscaler(stripes, kernel=known.kernel, tile=128).image
+    engine = upscaler.engine
+    gates = engine.gates(stripes, known.code, (100, 104))  # 16 times 8 columns are left
+    whole = engine.restore(stripes, known.code, gates)
+    middle = (..., slice(300, 340), slice(300, 340))
+    torch.testing.assert_close(tiled[middle], whole[middle].clamp(0, 1), atol=1e-5, rtol=0)
+
+
 def test_tiled_is_within_a_level_of_whole_on_a_photograph(upscaler, photograph):
     lr = photograph.astype(np.float32) / 255
     kernel = blur.isotropic(0.9, 21).numpy()

@@ -48,8 +48,8 @@ def informative_crops(lr: Tensor) -> list[Crop]:
     return crops
 
 
-def detail(rgb: Tensor) -> float:
-    """Gradient energy of (1, 3, H, W): how much it shows, of blur and else."""
+def gradient_energy(rgb: Tensor) -> float:
+    """Of (1, 3, H, W), mean of the squares: how much it shows, of blur and else."""
     along = (rgb.diff(dim=axis) for axis in (2, 3) if rgb.shape[axis] > 1)
     return sum(float(gradient.square().mean()) for gradient in along)
 

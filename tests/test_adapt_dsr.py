@@ -133,7 +133,7 @@ def test_lr_finer_has_its_share_of_the_budget(lr, scale, count):
         BLUR,
         **{"downsample": "bicubic", "layers": 3, "features": 8, "noise": 0.0, "seed": 0},
     )
-    phases = dsr_phases(model, lr, DSRConfig(finer_share=0.7), seed=0)
+    phases = dsr_phases(model, lr, DSRConfig(finer_share=0.7), noise=0.0, seed=0)
     assert len(phases) == count
     assert phases[0].share / sum(phase.share for phase in phases) == pytest.approx(0.7)
 
@@ -177,6 +177,7 @@ def test_there_is_always_a_picture(picture, network):
         ({"budget": "soon"}, "budget: expected steps or seconds"),
         ({"kernel": torch.ones(3, 4)}, "kernel: expected a square"),
         ({"downsample": "box"}, "downsample: expected one of bicubic, decimate"),
+        ({"noise": -0.1}, "noise: expected a deviation from 0 to below 1, got -0.1"),
         ({"seed": -(2**63) - 1}, "seed: expected an integer of at most 64 bits"),
     ],
 )

@@ -135,9 +135,9 @@ def test_noise_is_put_on_what_is_learned_from():
 def test_what_noise_teaches_is_kept(photograph, told):
     """Of noise that it is told of, or finds."""
     lr = classical(photograph, blur.isotropic(1.0, 9), 2, noise=0.1, generator=0)
-    config = ZSSRConfig(layers=4, features=16, patch=32, rates=SMALL.rates, noise=told)
-    kernel = blur.isotropic(1.0, 9)
-    adapted = adapt.zssr(lr, 2, budget=60, kernel=kernel, config=config, device="cpu")
+    config = ZSSRConfig(layers=4, features=16, patch=32, rates=SMALL.rates)
+    known = {"kernel": blur.isotropic(1.0, 9), "noise": told}
+    adapted = adapt.zssr(lr, 2, budget=60, **known, config=config, device="cpu")
     assert not adapted.report.rolled_back
     assert adapted.report.noise == pytest.approx(0.1, rel=0.15)
     assert "noise 2" in adapted.report.line()  # of 255
@@ -146,9 +146,9 @@ def test_what_noise_teaches_is_kept(photograph, told):
 
 
 def test_numbers_of_numpy_are_saved(photograph, tmp_path):
-    config = ZSSRConfig(layers=2, features=np.int64(2), noise=np.float32(0.01))
-    scale = np.int64(2)
-    adapted = adapt.zssr(photograph, scale, budget=1, config=config, device="cpu")
+    config = ZSSRConfig(layers=2, features=np.int64(2))
+    scale, noise = np.int64(2), np.float32(0.01)
+    adapted = adapt.zssr(photograph, scale, budget=1, noise=noise, config=config, device="cpu")
     adapted.save(tmp_path / "delta.safetensors")
     again = adapt.load(tmp_path / "delta.safetensors", device="cpu")
     assert again.upscaler(photograph).image.shape[-1] == 2 * photograph.shape[-1]
@@ -307,6 +307,7 @@ def test_its_file_needs_no_model(photograph, tmp_path):
         ({"kernel": torch.full((3, 3), torch.nan)}, "kernel: expected finite values"),
         ({"kernel": blur.isotropic(3.0, 63)}, "kernel"),
         ({"downsample": "bilinear"}, "downsample: expected one of bicubic, decimate"),
+        ({"noise": 1.5}, "noise: expected a deviation from 0 to below 1, got 1.5"),
         ({"seed": 2**64}, "seed: expected an integer of at most 64 bits"),
     ],
 )

@@ -12,6 +12,7 @@ from video_clips import draw_clip
 from video_jobs import decoded
 
 from pysr import video
+from pysr.adapt import METHODS, Budget
 from pysr.cli import main
 
 
@@ -99,15 +100,19 @@ def test_a_name_with_a_newline_is_told_in_one_line(small, tiny_model, tmp_path, 
         assert f"{source.name} -> ".replace("\n", " ") in result
 
 
-@pytest.mark.parametrize("method", ["onsr", "zssr"])  # of DSR this model has nothing
-def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys, monkeypatch, method):
+    monkeypatch.setattr("pysr.video.teaching.Budget", lambda seconds: Budget(steps=40))
     plain, taught = tmp_path / "plain.mkv", tmp_path / "taught.mkv"
     model = ("--model", tiny_model)
     assert run("upscale", small, plain, *model) == 0
-    assert run("upscale", small, taught, *model, "--adapt", method, "--budget", "5s") == 0
-    assert f"{small}: {method}: " in capsys.readouterr().err
-    assert len(decoded(taught)) == len(decoded(plain))
-    assert decoded(plain) != decoded(taught)
+    told = () if method == "onsr" else ("--noise", "2.5")
+    assert run("upscale", small, taught, *model, "--adapt", method, *told) == 0
+    error = capsys.readouterr().err
+    assert f"{small}: {method}: 40 steps in " in error
+    assert ("noise 2.5 of 255" in error) == bool(told)
+    # Of what is put back the frames are those of before.
+    assert (decoded(plain) == decoded(taught)) == ("nothing learned" in error and method != "zssr")
 
 
 def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
@@ -172,6 +177,9 @@ def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_mo
             "precision: expected auto or float32 with --adapt dsr, got 'float16'",
         ),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "dsr", "--hr-pool", "{tmp}"), "takes none"),
+        (("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--noise", "5"), "noise: onsr does not"),
+        (("{clip}", "{tmp}/o.mkv", "--adapt", "dsr", "--noise", "-1"), "from 0 to below 255"),
+        (("{clip}", "{tmp}/o.mkv", "--noise", "5"), "--noise: means nothing without --adapt"),
         (
             ("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--budget", "9 steps"),
             "budget: expected seconds",

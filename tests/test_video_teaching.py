@@ -1,15 +1,18 @@
 """The methods of learning at test time as the hook of clips."""
 
 import copy
+import shutil
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
 import torch
 from skimage import data
 
+import pysr
 from pysr import blur, pictures, video
-from pysr.adapt import Adapted, Budget, ONSRConfig, Report
+from pysr.adapt import Adapted, Budget, ONSRConfig, Report, ZSSRConfig
 from pysr.adapt.anytime import CLEAR
 from pysr.adapt.chain import UPRIGHT, SelfEnsemble
 from pysr.degrade import classical
@@ -31,6 +34,11 @@ def sequence(folder, picture):
     (folder / "out").mkdir()
 
 
+def frames_of(frames):
+    """What a shot gives of them."""
+    return lambda stop=None, step=1: islice(frames, 0, stop, step)
+
+
 @pytest.fixture
 def shot():
     """What `pysr.video` gives for a shot: ten frames of a blurred picture, and the model."""
@@ -43,7 +51,7 @@ def shot():
         before=None,
         budget=1.0,
         device=torch.device("cpu"),
-        frames=lambda: iter([frame] * 10),
+        frames=frames_of([frame] * 10),
     )
 
 
@@ -63,8 +71,8 @@ def test_shots_are_taught_in_turn_within_their_budget(shot):
 def test_a_shot_is_learned_from_the_frame_that_shows_most(shot, method, monkeypatch):
     """It may begin in black, of which nothing can be learned and everything agrees."""
     few_steps(monkeypatch, 1)
-    (*_, frame) = shot.frames()
-    shot.frames = lambda: iter([torch.zeros_like(frame)] * 30 + [frame] * 10)
+    frame = next(shot.frames())
+    shot.frames = frames_of([torch.zeros_like(frame)] * 30 + [frame] * 10)
     report = ShotTeacher(method)(shot).report
     assert report.method == method and report.consistency_before < CLEAR - 1
 
@@ -85,13 +93,77 @@ def test_frames_are_restored_by_what_the_shot_was_taught(tiny_model, tmp_path, m
     out = tmp_path / "out" / "%05d.png"
     video.upscale(tmp_path / "%05d.png", out, model=tiny_model, kernel=kernel.numpy(), adapt=adapt)
     assert not given[0].report.rolled_back, given[0].report.reason
-    model = given[0].upscaler.model
-    (ensemble,) = (module for module in model.modules() if isinstance(module, SelfEnsemble))
+    upscaler = given[0].upscaler
+    parts = upscaler.model.modules()
+    (ensemble,) = (module for module in parts if isinstance(module, SelfEnsemble))
     assert ensemble.orientations == UPRIGHT
-    with Upscaler(model, device="cpu") as upscaler:
-        wanted = upscaler(picture).image
+    wanted = upscaler(picture).image
     for path in pictures.listing(tmp_path / "out"):  # what was learned is kept in half precision
         assert abs(pictures.read(path).pixels.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("method", ["onsr", "dsr", "zssr"])
+def test_a_shot_that_takes_its_budget_to_read_is_not_learned(shot, method):
+    shot.budget = 1e-6
+    report = ShotTeacher(method)(shot).report
+    assert report.steps == 0 and "no time was left to learn" in report.reason
+
+
+def test_the_noise_of_a_shot_is_found_or_told(shot, monkeypatch):
+    few_steps(monkeypatch, 1)
+    frame = next(shot.frames())
+    grain = torch.randn(frame.shape, generator=torch.Generator().manual_seed(0))
+    shot.frames = frames_of([(frame + 0.05 * grain).clamp(0, 1)])
+    for told, wanted in ((None, 0.05), (0.0, 0.0), (0.02, 0.02)):
+        report = ShotTeacher("zssr", noise=told)(shot).report
+        assert report.noise == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_kernel_that_is_told_is_learned_by_as_it_is(tiny_model, tmp_path, monkeypatch):
+    """Not by what the model's code holds of it."""
+    few_steps(monkeypatch, 1)
+    sequence(tmp_path, data.astronaut()[60:124, 180:244])
+    kernel, teacher = blur.random_motion(1, 15, generator=0)[0], ShotTeacher("zssr")
+    out = tmp_path / "out" / "%05d.png"
+    frames, told = tmp_path / "%05d.png", kernel.numpy()
+    video.upscale(frames, out, model=tiny_model, kernel=told, adapt=teacher)
+    torch.testing.assert_close(teacher.reports[0].kernel, kernel)
+
+
+def test_what_the_frames_cannot_be_restored_by_is_refused_and_not_kept(
+    tiny_model, tmp_path, monkeypatch
+):
+    few_steps(monkeypatch, 1)
+    sequence(tmp_path, data.astronaut()[60:124, 180:244])
+    settings = {"model": tiny_model, "device": "cpu", "kernel": blur.isotropic(1.2, 7).numpy()}
+
+    def from_another(shot):
+        frame = next(shot.frames())[None]
+        return pysr.adapt.onsr("rrdb-lite-x2", frame, budget=1, kernel=shot.kernel, device="cpu")
+
+    def larger(shot):
+        return pysr.adapt.zssr(next(shot.frames())[None], 3, budget=1, device="cpu")
+
+    for hook, engine, message in (
+        (from_another, "auto", "adapt: expected what was taught from the shot's model"),
+        (larger, "auto", "adapt: expected what upscales by 2, as the model does, got 3"),
+        (ShotTeacher("zssr"), "native", "engine native: for DANs alone"),
+    ):
+        for _ in range(2):  # the second time it is not read from the journal
+            with pytest.raises(ValueError, match=message):
+                video.upscale(
+                    tmp_path / "%05d.png",
+                    tmp_path / "out" / "%05d.png",
+                    **settings,
+                    adapt=hook,
+                    engine=engine,
+                )
+        shutil.rmtree(next(tmp_path.glob(".*.pysr"), None) or next(tmp_path.glob("*/.*.pysr")))
+
+
+def test_the_config_of_another_method_is_refused():
+    with pytest.raises(TypeError, match="config: expected DSRConfig for dsr, got ZSSRConfig"):
+        ShotTeacher("dsr", config=ZSSRConfig())
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_zssr(benchmark, picture, device):
     device, scale, budget = torch.device(device), 2, Budget(steps=10**9)
     lr = picture.to(device)
     network = ZSSR(ZSSRSizes(scale)).to(device, memory_format=torch.channels_last)
-    phases = zssr_phases(network, KERNEL, "bicubic", lambda: lr, CONFIG, 0)
+    phases = zssr_phases(network, KERNEL, "bicubic", lambda: lr, CONFIG, 0.0, 0)
     ours = Phases(network, phases, network, network, None, budget, time.perf_counter())
     plain = PlainZSSR(picture, scale, device)
     title = f"a step of ZSSR, x{scale}, a patch of {CONFIG.patch}"
@@ -101,7 +101,7 @@ def test_lr_finer(benchmark, picture, scale, device):
     settings = {"layers": FINER.layers, "features": FINER.features, "noise": 0.0, "seed": 0}
     whole = assembled(ZSSR(ZSSRSizes(scale)), KERNEL, downsample="bicubic", **settings)
     whole = whole.to(device, memory_format=torch.channels_last)
-    phases = dsr_phases(whole, picture.to(device), FINER, 0)
+    phases = dsr_phases(whole, picture.to(device), FINER, 0.0, 0)
     ours = Phases(whole, phases, whole, whole, None, budget, time.perf_counter())
     plain = PlainFiner(scale, device)
     title = f"a step of LR Finer, x{scale}, a matrix of {FINER.matrix}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -62,8 +62,8 @@ class DSRConfig:
         matrix: side of the random matrices, in pixels.
         finer_rates: of LR Finer's learning. The paper begins at 1e-4.
         finer_share: of the budget that LR Finer has.
-        resolver: how the network after it learns; `noise` is LR Finer's too, `ensemble` is of that
-            network. None for the paper's rate of a trained network, and ZSSR's of a ZSSR.
+        resolver: how the network after it learns. None for the paper's rate of a trained network,
+            and ZSSR's of a ZSSR.
     """
 
     layers: int = 8
@@ -148,14 +148,16 @@ def dsr_form(base: nn.Module, report: Report, settings: dict) -> nn.Module:
     return assembled(base, report.kernel, **settings)
 
 
-def dsr_phases(model: BackProjected, lr: Tensor, config: DSRConfig, seed: int) -> list[Phase]:
+def dsr_phases(
+    model: BackProjected, lr: Tensor, config: DSRConfig, noise: float, seed: int
+) -> list[Phase]:
     """LR Finer's turn, and that of the network after it."""
     finer, resolver = model.network.stages[0], model.network.stages[1].network
     bicubic = GivenBlur(model.scale, blur.dirac(1)).to(lr.device)
     learning = config.resolver_of(resolver)
 
     def matrices() -> Pairs:
-        for seen, matrix in matrix_pairs(model.degradation, config.matrix, learning.noise, seed):
+        for seen, matrix in matrix_pairs(model.degradation, config.matrix, noise, seed):
             yield seen, bicubic(matrix)
 
     @torch.no_grad()
@@ -166,7 +168,7 @@ def dsr_phases(model: BackProjected, lr: Tensor, config: DSRConfig, seed: int) -
         return own_pairs(clean(), bicubic, learning.patch, learning.batch, 0.0, seed)
 
     if isinstance(resolver, ZSSR):
-        after = zssr_phases(resolver, blur.dirac(1), "bicubic", clean, learning, seed)
+        after = zssr_phases(resolver, blur.dirac(1), "bicubic", clean, learning, 0.0, seed)
     else:
         after = [Phase(resolver, own, F.mse_loss, learning.rates)]
     share = config.finer_share * len(after) / (1 - config.finer_share)
@@ -181,6 +183,7 @@ def dsr(
     budget: Budget | int | float | str,
     kernel=None,
     downsample: str = "bicubic",
+    noise: float | None = None,
     config: DSRConfig | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -195,10 +198,11 @@ def dsr(
         kernel: (k, k), the blur; None has it estimated, by the model if it is a DAN, else by the
             shipped DAN of its scale.
         downsample: what the blur comes with, "bicubic", as all estimates mean it, or "decimate".
+        noise: of the picture, as for `pysr.adapt.zssr`; LR Finer learns to take it off.
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, kernel, budget or seed that cannot be used, or a scale
-            at which no shipped model estimates a blur.
+        ValueError, TypeError: for a picture, kernel, noise, budget or seed that cannot be used, or
+            a scale at which no shipped model estimates a blur.
     """
     seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or DSRConfig()
@@ -209,15 +213,13 @@ def dsr(
     if kernel is None:
         kernel = estimated_kernel(lr, model)
     kernel = blur.check_kernel(kernel).cpu()
-    resolver = config.resolver_of(model)
-    resolver = replace(resolver, noise=noise_of(lr, resolver.noise))
-    config = replace(config, resolver=resolver)
+    noise = noise_of(lr, noise)
     settings = {
         "downsample": downsample,
         "layers": config.layers,
         "features": config.features,
-        "noise": resolver.noise,
-        "ensemble": resolver.ensemble,
+        "noise": noise,
+        "ensemble": config.resolver_of(model).ensemble,
         "seed": seed,
     }
     whole = assembled(model, kernel, **settings).to(device, memory_format=torch.channels_last)
@@ -227,10 +229,10 @@ def dsr(
     def unadapted(x: Tensor) -> Tensor:
         return before(x, kernel=kernel.to(device)).sr if isinstance(before, DAN) else before(x)
 
-    phases = dsr_phases(whole, lr, config, seed)
+    phases = dsr_phases(whole, lr, config, noise, seed)
     chain = Chain([finer, ensemble.network])
     learner = Phases(whole, phases, unadapted, chain, whole.degradation, budget, started)
-    report = Anytime(learner, judged_on(lr), budget, started, settings["noise"]).run("dsr")
+    report = Anytime(learner, judged_on(lr), budget, started, noise).run("dsr")
     upscaler = Upscaler(before if report.rolled_back else whole, device=str(device), kernel=kernel)
     form = partial(dsr_form, report=report, settings=settings)
     return Adapted(upscaler, report, model, form, settings)

@@ -14,7 +14,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -68,9 +68,6 @@ class Learning:
     Attributes:
         patch, batch: of pixels of what is restored, per step of learning. ZSSR's patch is 128; in
             the time of one step on a CPU, this makes four.
-        noise: standard deviation, in [0, 1] units, of the picture's noise; None has it found, see
-            `pysr.adapt.picture.noise_of`. It is put on what is learned from, what is learned is
-            judged without it, and the result is not back-projected.
         rates: of learning.
         ensemble: the result is the median of what is made of the picture in every orientation that
             the blur allows: up to eight times as long, and a little better.
@@ -78,16 +75,11 @@ class Learning:
 
     patch: int = 64
     batch: int = 1
-    noise: float | None = None
     rates: Rates = Rates(1e-3, 10.0, 1e-6)
     ensemble: bool = True
 
     def __post_init__(self):
         check_counts(self, "patch", "batch")
-        if self.noise is not None:
-            if not 0 <= self.noise < 1:
-                raise ValueError(f"noise: expected a deviation from 0 to below 1, got {self.noise}")
-            object.__setattr__(self, "noise", float(self.noise))
 
 
 @dataclass(frozen=True)
@@ -177,9 +169,11 @@ def zssr_phases(
     downsample: str,
     picture: Callable[[], Tensor],
     learning: Learning,
+    noise: float,
     seed: int,
 ) -> list[Phase]:
-    """A phase for every step; `picture` gives what is to be restored when the first one begins."""
+    """A phase for every step; `picture` gives what is to be restored when the first one begins,
+    with that noise."""
     factors = [step.scale for step in network.stages]
     device = next(network.parameters()).device
     found = degradations(kernel, factors, downsample, device)
@@ -187,9 +181,9 @@ def zssr_phases(
     def begin(i: int) -> Pairs:
         with torch.no_grad():
             father = Chain(network.stages[:i])(picture()).clamp(0, 1)
-        noise = 0.0 if i else learning.noise
+        left = 0.0 if i else noise
         own_seed = (seed + i) % 2**64  # as torch takes it, also after the largest
-        return own_pairs(father, found[i], learning.patch, learning.batch, noise, own_seed)
+        return own_pairs(father, found[i], learning.patch, learning.batch, left, own_seed)
 
     return [
         Phase(step, partial(begin, i), F.l1_loss, learning.rates)
@@ -215,6 +209,7 @@ def zssr(
     budget: Budget | int | float | str,
     kernel=None,
     downsample: str = "bicubic",
+    noise: float | None = None,
     config: ZSSRConfig | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -228,25 +223,29 @@ def zssr(
         kernel: (k, k), the blur, in pixels of the result; None for bicubic downsampling alone.
         downsample: what the blur comes with, "bicubic" or "decimate", see
             `pysr.degrade.classical`.
+        noise: standard deviation, in [0, 1] units, of the picture's noise; None has it found, see
+            `pysr.adapt.picture.noise_of`. It is put on what is learned from, what is learned is
+            judged without it, and the result is not back-projected.
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, scale, kernel, budget or seed that cannot be used.
+        ValueError, TypeError: for a picture, scale, kernel, noise, budget or seed that cannot be
+            used.
     """
     seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ZSSRConfig()
     base = ZSSR(ZSSRSizes(scale, config.layers, config.features, config.gradual), seed)
     device = usable_device(device)
     lr = own_teacher(image, scale, device)
-    config = replace(config, noise=noise_of(lr, config.noise))
+    noise = noise_of(lr, noise)
     kernel = blur.dirac(1) if kernel is None else blur.check_kernel(kernel).cpu()
-    around = {"downsample": downsample, "noise": config.noise, "ensemble": config.ensemble}
+    around = {"downsample": downsample, "noise": noise, "ensemble": config.ensemble}
     settings = around | {"sizes": asdict(base.config), "seed": seed}
     form = partial(finished_zssr, kernel=kernel, **around)
     model = form(base).to(device, memory_format=torch.channels_last)
     network = model.network.network
-    phases = zssr_phases(network, kernel, downsample, lambda: lr, config, seed)
+    phases = zssr_phases(network, kernel, downsample, lambda: lr, config, noise, seed)
     learner = Phases(model, phases, network, network, model.degradation, budget, started)
-    loop = Anytime(learner, judged_on(lr), budget, started, config.noise)
+    loop = Anytime(learner, judged_on(lr), budget, started, noise)
     report = loop.run("zssr", "interpolation is kept")
     upscaler = Upscaler(model, device=str(device), kernel=kernel)
     return Adapted(upscaler, report, base, form, settings)

@@ -39,7 +39,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
-    """--adapt, --budget and --hr-pool, as `adaptation` reads them."""
+    """--adapt, --budget, --hr-pool and --noise, as `adaptation` reads them."""
     group = parser.add_argument_group("learning at test time")
     group.add_argument("--adapt", metavar="METHOD", help=f"teach the model: {', '.join(METHODS)}")
     group.add_argument(
@@ -48,19 +48,29 @@ def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hr-pool", metavar="DIR", help="sharp pictures for onsr (default: drawn ones)"
     )
+    group.add_argument(
+        "--noise", type=float, help="for dsr and zssr: its deviation, of 255 (default: found)"
+    )
 
 
 def adaptation(options: argparse.Namespace, degradation: str | None = None) -> dict | None:
     """How to call `pysr.adapt.taught`, or None without --adapt; `degradation` as of that."""
     pool = options.hr_pool
     if options.adapt is None:
-        given = {"budget": options.budget, "hr-pool": pool, "degradation": degradation}
+        given = {
+            "budget": options.budget,
+            "hr-pool": pool,
+            "noise": options.noise,
+            "degradation": degradation,
+        }
         given = [name for name, value in given.items() if value is not None]
         if given:
             raise ValueError(f"--{given[0]}: means nothing without --adapt")
         return None
-    if check_method(options.adapt, pool, degradation).plain:
+    if check_method(options.adapt, pool, degradation, options.noise).plain:
         _check_plain(options)
+    if options.noise is not None and not 0 <= options.noise < 255:
+        raise ValueError(f"noise: expected a deviation from 0 to below 255, got {options.noise}")
     if degradation is not None:
         degradation = opened(degradation)
     budget = Budget.of("10s" if options.budget is None else options.budget)
@@ -69,6 +79,7 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
         "budget": budget,
         "hr_pool": pool,
         "degradation": degradation,
+        "noise": None if options.noise is None else options.noise / 255,
     }
 
 

@@ -96,7 +96,8 @@ def teacher(learning: dict | None) -> tuple[ShotTeacher | None, float]:
         raise ValueError("degradation: for pictures, a clip's shots are learned under their blur")
     if learning["budget"].seconds is None:
         raise ValueError('budget: expected seconds for a clip\'s shots, like "10s"')
-    return ShotTeacher(learning["method"], learning["hr_pool"]), learning["budget"].seconds
+    method, pool, noise = (learning[name] for name in ("method", "hr_pool", "noise"))
+    return ShotTeacher(method, pool, noise=noise), learning["budget"].seconds
 
 
 def upscale_clip(

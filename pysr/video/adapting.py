@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pysr.engines.defaults import undisturbed
-from pysr.nets import DAN
+from pysr.nets import DAN, fingerprint
 from pysr.video.clip import Clip
 from pysr.video.colour import to_rgb
 from pysr.video.reader import read
@@ -25,6 +26,7 @@ from pysr.video.track import Shot
 
 if TYPE_CHECKING:
     from pysr.adapt import Adapted
+    from pysr.video.worker import Work
 
 BUDGET = 60.0  # seconds
 
@@ -36,7 +38,7 @@ class Adaptation:
     Attributes:
         model: the job's, on `device`; it stays as it is.
         budget: seconds that it may take; keeping to them is the method's part.
-        kernel: (k, k), the shot's mean kernel.
+        kernel: (k, k), the shot's mean kernel, or the one that the job was told.
         before: what the shot before was taught, as `pysr.adapt.load` reads it; None for the first.
     """
 
@@ -48,9 +50,10 @@ class Adaptation:
     budget: float
     before: Path | None
 
-    def frames(self) -> Iterator[Tensor]:
-        """The shot's frames, (3, H, W) in [0, 1], decoded as they are asked for."""
-        for frame in read(self.clip, self.shot.first, self.shot.stop):
+    def frames(self, stop: int | None = None, step: int = 1) -> Iterator[Tensor]:
+        """The shot's frames, (3, H, W) in [0, 1], decoded as they are asked for; every so many of
+        those before `stop`."""
+        for frame in islice(read(self.clip, self.shot.first, self.shot.stop), 0, stop, step):
             yield to_rgb(frame.planes, self.clip.colour, self.clip.depth, self.device)
 
 
@@ -61,37 +64,52 @@ Adapt = Callable[[Adaptation], "Adapted"]
 def adapted(
     adapt: Adapt,
     budget: float,
-    clip: Clip,
-    shots: Sequence[Shot],
-    model: DAN,
+    work: Work,
     device: torch.device,
+    kernel: Tensor | None,
     folder: Path,
 ) -> dict[int, Path]:
     """What each shot was taught, files in `folder` by the shots' first frames; those that are there
     are kept.
 
-    Raises TypeError for a method that returns something else."""
-    from pysr.adapt import Adapted  # which most jobs do without
-
+    Args:
+        kernel: the one that was told, if any.
+    Raises:
+        TypeError, ValueError: for a method that returns what the shot cannot be restored by; that
+            is not kept.
+    """
     folder.mkdir(exist_ok=True)
     files = {}
     before = None
-    for shot in shots:
+    for shot in work.shots:
         files[shot.first] = path = folder / f"{shot.first:08d}.safetensors"
         if not path.exists():
             with undisturbed():
-                own = copy.deepcopy(model).to(device)
-                given = Adaptation(clip, shot, own, shot.kernel(model), device, budget, before)
-                taught = adapt(given)
-                if not isinstance(taught, Adapted):
-                    raise TypeError(
-                        "adapt: expected a method that returns pysr.adapt.Adapted, got "
-                        f"{type(taught).__name__}"
-                    )
-                with taught.upscaler:
+                model = copy.deepcopy(work.model).to(device)
+                blur = shot.kernel(work.model) if kernel is None else kernel
+                taught = adapt(Adaptation(work.clip, shot, model, blur, device, budget, before))
+                _check(taught, work.model)
+                with work.upscaler(taught.upscaler.model):  # by the engine that was asked for
                     taught.save(path)
         before = path
     return files
+
+
+def _check(taught: object, model: DAN) -> None:
+    """Raises TypeError and ValueError for what does not restore a clip of that model."""
+    from pysr.adapt import METHODS, Adapted  # which most jobs do without
+
+    if not isinstance(taught, Adapted):
+        kind = type(taught).__name__
+        raise TypeError(f"adapt: expected a method that returns pysr.adapt.Adapted, got {kind}")
+    if taught.upscaler.scale != model.config.scale:
+        raise ValueError(
+            f"adapt: expected what upscales by {model.config.scale}, as the model does, got "
+            f"{taught.upscaler.scale}"
+        )
+    own = METHODS[taught.report.method].base is not None
+    if not own and fingerprint(taught.base) != fingerprint(model):
+        raise ValueError("adapt: expected what was taught from the shot's model, got another's")
 
 
 def name(adapt: Adapt | None) -> str | None:

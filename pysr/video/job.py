@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -218,24 +218,16 @@ def upscale(
         rehearsed = rehearse(target, clip, encoding, size, journal.work)
         lost += tags_lost(rehearsed, clip, target, encoding)
         shots = _shots(upscaler, clip, kernel, journal, clock)
-        models = {}
+        work = Work(
+            clip, content, network, {}, device, engine, precision, tile, encoding, tuple(shots)
+        )
         if adapt is not None:
             clock.stage("adapting")
+            told = None if kernel is None else upscaler.given(kernel).kernel
             models = adapting.adapted(
-                adapt, adapt_budget, clip, shots, network, upscaler.device, journal.models
+                adapt, adapt_budget, work, upscaler.device, told, journal.models
             )
-        work = Work(
-            clip,
-            content,
-            network,
-            models,
-            device,
-            engine,
-            precision,
-            tile,
-            encoding,
-            tuple(shots),
-        )
+            work = replace(work, models=models)
         todo = [s for s in segments if journal.facts(s.index) is None]
         resumed = len(clip) - sum(map(len, todo))
         expected = None

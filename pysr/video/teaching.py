@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -28,11 +27,12 @@ from pysr.adapt.onsr import ONSR, pool_for
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.zssr import Learning
 from pysr.degrade.deep_linear import GivenBlur
-from pysr.tiling import detail, informative_crops
+from pysr.tiling import gradient_energy, informative_crops
 from pysr.upscaler import Upscaler
 from pysr.video.adapting import Adaptation
 
-LOOKED_AT = (0, 100, 33)  # the frames of a shot that are learned from or judged by: a range
+LOOKED_AT = (100, 33)  # of a shot are learned from or judged by: before which, every so many
+LEAST = 1e-3  # seconds, where reading has taken all: a budget is more than none
 CONFIGS = {
     "onsr": ONSRConfig(),
     "dsr": DSRConfig(resolver=Learning(rates=TRAINED, ensemble=False)),
@@ -45,12 +45,12 @@ class ShotTeacher:
 
     Args:
         method: of `pysr.adapt.METHODS`.
-        hr_pool, seed: as for `pysr.adapt.taught`.
+        hr_pool, noise, seed: as for `pysr.adapt.taught`.
         config: of the method; None for that of CONFIGS.
     Attributes:
         reports: `pysr.adapt.Report` of each shot so far.
 
-    Raises ValueError as `pysr.adapt.taught`.
+    Raises ValueError as `pysr.adapt.taught`, and TypeError for another method's config.
     """
 
     def __init__(
@@ -58,19 +58,25 @@ class ShotTeacher:
         method: str = "onsr",
         hr_pool: str | Path | None = None,
         config: ONSRConfig | DSRConfig | ZSSRConfig | None = None,
+        noise: float | None = None,
         seed: int = 0,
     ):
-        self._entry = check_method(method, hr_pool)
-        self.method, self.seed = method, seed
+        self._entry = check_method(method, hr_pool, noise=noise)
+        self.method, self.noise, self.seed = method, noise, seed
         self.hr_pool, self.config = hr_pool or LEAVES, config or CONFIGS[method]
+        expected = type(CONFIGS[method])
+        if not isinstance(self.config, expected):
+            kind = type(self.config).__name__
+            raise TypeError(f"config: expected {expected.__name__} for {method}, got {kind}")
         self.reports = []
         # A journal knows a method by its name: other settings are another method.
-        self.__qualname__ = f"ShotTeacher({method}, {self.hr_pool}, {self.config}, {seed})"
+        settings = f"{method}, {self.hr_pool}, {self.config}, {noise}, {seed}"
+        self.__qualname__ = f"ShotTeacher({settings})"
 
     def __call__(self, shot: Adaptation) -> Adapted:
         started = time.perf_counter()
-        frames = [frame[None] for frame in islice(shot.frames(), *LOOKED_AT)]
-        picture = max(frames, key=detail)
+        frames = [frame[None] for frame in shot.frames(*LOOKED_AT)]
+        picture = max(frames, key=gradient_energy)
         if self.method == "onsr":
             adapted = self._onsr(shot, frames, picture, started)
         else:
@@ -78,8 +84,9 @@ class ShotTeacher:
             adapted = self._entry.teach(
                 shot.model,
                 picture,
-                budget=Budget(seconds=max(left, 0.0)),
+                budget=Budget(seconds=max(left, LEAST)),
                 kernel=blur.normalise(shot.kernel),
+                noise=self.noise,
                 config=self.config,
                 device=str(shot.device),
                 seed=self.seed,

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from pysr.nets import DAN
-from pysr.tiling import detail, informative_crops
+from pysr.tiling import gradient_energy, informative_crops
 from pysr.upscaler import Estimate, Upscaler
 from pysr.video.shots import with_cuts
 
@@ -194,7 +194,7 @@ def observe(upscaler: Upscaler, rgb: Tensor, index: int) -> Anchor:
     """Estimate the blur of a frame (3, H, W)."""
     crops = informative_crops(rgb[None])
     code = upscaler.estimate_on(crops).code[0].float().cpu()
-    energy = sum(detail(crop) for _, _, crop in crops)
+    energy = sum(gradient_energy(crop) for _, _, crop in crops)
     return Anchor(index, code, energy / len(crops) + 1e-9)
 
 

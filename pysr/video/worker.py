@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pysr.files import digest
 from pysr.nets import DAN
@@ -56,15 +56,18 @@ class Work:
     encoding: Encoding
     shots: tuple[Shot, ...]
 
-    def upscaler(self, first: int | None = None) -> Upscaler:
-        """Of the job's model, or of what the shot that begins there was taught."""
-        model = self.model
-        if first in self.models:
-            from pysr.adapt import load  # which most jobs do without
+    def upscaler(self, model: nn.Module | None = None) -> Upscaler:
+        """Of that model, else of the job's."""
+        return Upscaler(
+            model or self.model, device=self.device, engine=self.engine, precision=self.precision
+        )
 
-            with load(self.models[first], model, self.device).upscaler as taught:
-                model = taught.model
-        return Upscaler(model, device=self.device, engine=self.engine, precision=self.precision)
+    def taught(self, first: int) -> nn.Module:
+        """What the shot that begins there was taught."""
+        from pysr.adapt import load  # which most jobs do without
+
+        with load(self.models[first], self.model, self.device).upscaler as upscaler:
+            return upscaler.model
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Worker:
             if self._of_shot is not None and self._of_shot[2] is not self._upscaler:
                 self._of_shot[2].close()
             own = shot.first in self.work.models
-            upscaler = self.work.upscaler(shot.first) if own else self._upscaler
+            upscaler = self.work.upscaler(self.work.taught(shot.first)) if own else self._upscaler
             self._of_shot = (shot.first, shot.kernel(self.work.model), upscaler)
         return self._of_shot[1:]
 

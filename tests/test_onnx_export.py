@@ -1,6 +1,7 @@
 """Graphs in every precision; test_engines has what running them gives."""
 
 import contextlib
+import logging
 import math
 
 import pytest
@@ -34,6 +35,21 @@ def test_types_come_from_the_graph(precision):
         assert weights[f"blocks.{i}.attention.body.0.weight"] == onnx.TensorProto.FLOAT
     ends = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)]
     assert set(ends) == {onnx.TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "float64"])
+def test_another_precision_is_refused(precision):
+    message = f"precision: expected one of float32, .*, got {precision!r}"
+    with pytest.raises(ValueError, match=message):
+        checked_graph(small_dan(), "restorer", precision)
+
+
+def test_the_exporters_log_is_as_quiet_as_it_was():
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    onnx_trace._traced.cache_clear()
+    checked_graph(small_dan(), "estimator", "float32")
+    assert logger.level == before
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -94,8 +94,21 @@ def test_matches_reference(case, picture, dtype, device):
 
 def test_pixels_that_share_memory_are_not_overwritten(device):
     f, cond, *weights = make(2, 16, 32, 9, 13, 2, device=device)
-    with pytest.raises(ValueError, match="f: expected pixels of its own to overwrite"):
-        conditional_residual_block(f[:1].expand(2, -1, -1, -1), cond, *weights, inplace=True)
+    meshed = f.as_strided(f.shape, (f.stride(0), f.stride(1), 4, 1))
+    for shared in (f[:1].expand(2, -1, -1, -1), meshed):
+        with pytest.raises(ValueError, match="f: expected pixels of its own to overwrite"):
+            conditional_residual_block(shared, cond, *weights, inplace=True)
+
+
+def test_autograd_notices_what_was_overwritten(device):
+    f, cond, *weights = make(2, 16, 32, 9, 13, 2, device=device)
+    x = f.clone().requires_grad_()
+    doubled = 2 * x
+    squared = doubled * doubled
+    with torch.no_grad():
+        conditional_residual_block(doubled, cond, *weights, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squared.sum().backward()
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

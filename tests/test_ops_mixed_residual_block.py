@@ -4,6 +4,7 @@ import pytest
 import torch
 from operator_testing import gradients, with_threads
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from pysr import _ext
 from pysr.nets.dan import DAN, ConditionalResidualBlock, DANConfig, initialise
@@ -46,6 +47,18 @@ def make(n, c, d, h, w, r, seed=0):
     for weight in tensors[2::2]:
         weight /= weight[0].numel() ** 0.5
     return [tensors[0].bfloat16(), *tensors[1:]]
+
+
+def test_a_second_gradient_of_the_kernels_is_refused():
+    """Shapes are all that this needs: on any processor."""
+    with FakeTensorMode() as mode:
+        given = [mode.from_tensor(t).requires_grad_() for t in make(2, 16, 4, 12, 13, 1)]
+        f, _, conv1_weight, conv1_bias, *others = given
+        cases, kept = conv1_bias.expand(2, 3, 3, -1), [torch.empty(1) for _ in range(5)]
+        gradient = torch.ops.pysr.mixed_residual_block_grad
+        by_f, *_ = gradient(torch.ones_like(f), f, cases, conv1_weight, *others, *kept)
+        with pytest.raises(RuntimeError, match="^mixed_residual_block: its kernels have first"):
+            by_f.sum().backward()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

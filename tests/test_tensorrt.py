@@ -188,6 +188,29 @@ def test_a_failed_build_leaves_nothing(cache):
     assert {path.suffix for path in cache.iterdir()} <= {".lock"}
 
 
+def test_what_was_used_longest_ago_makes_room(monkeypatch):
+    monkeypatch.setattr("pysr.engines.plan_files.LARGEST", 250)
+    facts = [{"graph": name} for name in "abc"]
+    paths = [plan_path(each) for each in facts]
+    for i, each in enumerate(facts[:2]):
+        cached_plan(each, lambda: bytes(100))
+        os.utime(paths[i], (i, i))
+    cached_plan(facts[0], lambda: pytest.fail("it is there"))
+    cached_plan(facts[2], lambda: bytes(100))
+    assert [path.exists() for path in paths] == [True, False, True]
+    assert not paths[1].with_suffix(".json").exists()
+    cached_plan(FACTS, lambda: bytes(300))  # more than all room there is
+    assert [path.exists() for path in (*paths, plan_path(FACTS))] == [False] * 3 + [True]
+
+
+def test_a_package_that_does_not_import_is_no_engine(tmp_path, monkeypatch):
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    reason = tensorrt_engine.TensorRTEngine.obstacle(torch.device("cuda"), "float16")
+    assert "libnvinfer.so.10" in reason and "pysr[tensorrt]" in reason
+
+
 def test_of_many_that_want_a_plan_one_builds():
     builds, together = [], threading.Barrier(4)
 

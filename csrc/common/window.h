@@ -46,6 +46,9 @@ struct Preimages {
   int64_t period_ = 1, gap_ = 0;  // steps of gap and period - gap by turns
 };
 
+// Rows and columns of a picture at most: with its padding it is indexed in 32 bits.
+constexpr int64_t kLongest = int64_t{1} << 30;
+
 struct Windows {
   int64_t h, w;  // of the picture
   int64_t k, stride;
@@ -71,7 +74,7 @@ struct Windows {
     return Preimages(x, w, margin(), padded_w(), padding);
   }
   bool valid(int64_t max_size, int64_t max_stride) const {
-    return h > 0 && w > 0 && k > 0 && k <= max_size && stride > 0 && stride <= max_stride &&
+    return h > 0 && w > 0 && h <= kLongest && w <= kLongest && k > 0 && k <= max_size && stride > 0 && stride <= max_stride &&
            padding >= Padding::reflect && padding <= Padding::none &&
            (padding != Padding::none || (h >= k && w >= k));
   }

@@ -59,6 +59,8 @@ class OnnxEngine:
         self._torch = TorchEngine(copy.deepcopy(model.to(device)), device, precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Its arena would keep the memory of the largest picture, and is no faster.
+        options.enable_cpu_mem_arena = False
         # Threads that spin while they wait would take the cores from torch's own.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings = {"device_id": device.index or 0} if device.type == "cuda" else {}

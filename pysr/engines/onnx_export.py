@@ -46,6 +46,7 @@ def export_onnx(model: DAN, folder: str | Path, precision: str = "float32") -> l
     Raises:
         ExportError: if onnx, onnxscript or onnxruntime is missing, or a graph disagrees with torch
             by more than `parity.TOLERANCES` at any of SIZES.
+        ValueError: for another precision.
         OSError: if the folder cannot be written.
     """
     with folder_written_whole(folder) as beside:
@@ -67,8 +68,11 @@ def write_about(model: DAN, folder: Path) -> None:
 def checked_graph(model: DAN, name: str, precision: str) -> bytes:
     """One of GRAPHS as a serialised ONNX model that agrees with torch.
 
-    Raises ExportError as `export_onnx` does.
+    Raises ExportError as `export_onnx` does, and ValueError for an unknown precision.
     """
+    if precision not in TOLERANCES:
+        expected = ", ".join(TOLERANCES)
+        raise ValueError(f"precision: expected one of {expected}, got {precision!r}")
     try:
         import onnx  # noqa: F401
         import onnxruntime

@@ -8,11 +8,12 @@ name.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import onnx
@@ -61,6 +62,18 @@ def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
     return wide
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Errors are all that the exporter logs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @functools.lru_cache(maxsize=16)
 def _traced(kind: type, config: DANConfig, dtype: torch.dtype) -> onnx.ModelProto:
     with torch.random.fork_rng(devices=[]):
@@ -76,9 +89,8 @@ def _traced(kind: type, config: DANConfig, dtype: torch.dtype) -> onnx.ModelProt
         "code": {0: n},
         "gates": {},
     }
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), _quiet(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own code
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         return torch.onnx.export(
             module,
             kwargs=example_inputs(kind.inputs, config, (2, 24, 20)),

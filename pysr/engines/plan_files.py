@@ -9,8 +9,10 @@ foreign, is built again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from filelock import FileLock
 
 from pysr.engines.cache import cache_folder
 from pysr.files import write_json, written_whole
+
+LARGEST = 2 * 2**30  # bytes of the plans of a kind
 
 
 def write_plan(path: Path, plan: bytes, facts: dict) -> None:
@@ -49,15 +53,36 @@ def cached_plan(facts: dict, build: Callable[[], bytes], kind: str = "tensorrt")
     """The plan of these facts from the cache, built if it is not there.
 
     Of several processes that want the same one, one builds and the others wait. A cache that can
-    only be read serves what it has; raises OSError for what it has not.
+    only be read serves what it has; raises OSError for what it has not. Of a cache that grows
+    beyond LARGEST what was used longest ago is deleted, as adapted models come and go.
     """
     path = plan_path(facts, kind)
     plan = read_plan(path, facts)
     if plan is not None:
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return plan
     with FileLock(path.with_suffix(".lock")):
         plan = read_plan(path, facts)
         if plan is None:
             plan = build()
             write_plan(path, plan, facts)
+            _delete_oldest(path)
     return plan
+
+
+def _delete_oldest(newest: Path) -> None:
+    """All but the newest, as far as LARGEST asks for; another process may do the same."""
+    found = []
+    for path in newest.parent.glob("*.plan"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= LARGEST:
+            return
+        if path != newest:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            total -= size

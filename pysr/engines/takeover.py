@@ -20,13 +20,16 @@ class Takeover:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pysr-build")
         self._made: dict[str, Future] = {}
         self._failed: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
 
     def get(self, name: str, *, wait: bool = False):
-        """What was made, None as long as it is not ready (unless `wait`) or where it failed."""
+        """What was made, None as long as it is not ready (unless `wait`), where it failed, or
+        after `close`."""
         if name in self._failed:
             return None
         with self._lock:
+            if self._closed:
+                return None
             if name not in self._made:
                 self._made[name] = self._pool.submit(self._make, name)
             made = self._made[name]
@@ -46,10 +49,12 @@ class Takeover:
 
     def close(self) -> None:
         """Close what was made, now or when it is ready; idempotent."""
+        with self._lock:
+            self._closed = True
+            taken, self._made = list(self._made.values()), {}
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for made in self._made.values():
+        for made in taken:
             made.add_done_callback(_close)
-        self._made.clear()
 
 
 def _close(made: Future) -> None:

@@ -75,6 +75,7 @@ def local_target(package: str, device: torch.device) -> Target:
     """What a package builds for on this machine. Raises TensorRTError where it cannot run."""
     if device.type != "cuda":
         raise TensorRTError("needs an NVIDIA GPU that torch can use")
+    load_package(package)  # a library that it links may be missing
     if package == "tensorrt":
         return Target(package, (torch.cuda.get_device_name(device),))
     return rtx_target("sm{}{}".format(*torch.cuda.get_device_capability(device)))

@@ -66,6 +66,8 @@ class Runner:
         }
         # A context holds one picture's addresses: threads take turns, and so does its stream.
         with self._lock, torch.cuda.device(self._device):
+            if self._engine is None:
+                raise TensorRTError("the engine was closed")
             context = self._context(profile)
             for name, value in given.items():
                 if not context.set_input_shape(name, tuple(value.shape)):
@@ -112,9 +114,10 @@ class Runner:
                     beside.write_bytes(bytes(self._cache.serialize()))
             except OSError as error:
                 warnings.warn(f"{error}: it will be compiled again", stacklevel=2)
-        self._stream.synchronize()  # a context must not go while it works
-        self._contexts.clear()
-        self._cache = self._config = self._engine = self._runtime = None
+        with self._lock:
+            self._stream.synchronize()  # a context must not go while it works
+            self._contexts.clear()
+            self._cache = self._config = self._engine = self._runtime = None
 
     def _context(self, profile: int):
         if profile not in self._contexts:

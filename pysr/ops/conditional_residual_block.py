@@ -253,9 +253,22 @@ def _forward(f, *others):
 @torch.library.register_kernel("pysr::conditional_residual_block_", DEVICES)
 def _forward_inplace(f, *others):
     check_arguments(f, *others[:-2])
-    if any(stride == 0 and size > 1 for stride, size in zip(f.stride(), f.shape, strict=True)):
+    if _overlaps(f):
         raise ValueError(f"f: expected pixels of its own to overwrite, got strides {f.stride()}")
     _run(f, f, *others)
+    if not f.is_inference():  # which autograd does not look after
+        torch.autograd.graph.increment_version(f)
+
+
+def _overlaps(x: Tensor) -> bool:
+    """Whether two values may lie in one place: those of some dimensions reach into the next."""
+    reach = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def _run(f, out, cond, *others):

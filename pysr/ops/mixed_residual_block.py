@@ -19,6 +19,10 @@ from pysr.ops.conditional_residual_block import (
     conditional_residual_block_reference,
 )
 
+NO_SECOND = (
+    "mixed_residual_block: its kernels have first gradients alone; "
+    "conditional_residual_block_reference has those of any order"
+)
 SMALLEST = 3  # rows and columns of a picture whose border is all of border_cases
 
 
@@ -202,4 +206,9 @@ def _backward(ctx, grad, *_):
     return by_f, by_cases, whole, by_conv2, by_bias, by_reduce, by_reduced, by_expand, by_expanded
 
 
+def _no_second(ctx, *grads):
+    raise RuntimeError(NO_SECOND)
+
+
 torch.library.register_autograd("pysr::mixed_residual_block", _backward, setup_context=_save)
+torch.library.register_autograd("pysr::mixed_residual_block_grad", _no_second)

@@ -106,11 +106,11 @@ def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys, monkeypat
     plain, taught = tmp_path / "plain.mkv", tmp_path / "taught.mkv"
     model = ("--model", tiny_model)
     assert run("upscale", small, plain, *model) == 0
-    told = () if method == "onsr" else ("--noise", "2.5")
-    assert run("upscale", small, taught, *model, "--adapt", method, *told) == 0
+    told = ("--adapt", method, "--noise", "2.5")
+    assert run("upscale", small, taught, *model, *told) == 0
     error = capsys.readouterr().err
     assert f"{small}: {method}: 40 steps in " in error
-    assert ("noise 2.5 of 255" in error) == bool(told)
+    assert "noise 2.5 of 255" in error
     # Of what is put back the frames are those of before.
     assert (decoded(plain) == decoded(taught)) == ("nothing learned" in error and method != "zssr")
 
@@ -177,7 +177,10 @@ def test_a_picture_without_an_ending_is_one_where_a_picture_is_asked_for(tiny_mo
             "precision: expected auto or float32 with --adapt dsr, got 'float16'",
         ),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "dsr", "--hr-pool", "{tmp}"), "takes none"),
-        (("{clip}", "{tmp}/o.mkv", "--adapt", "onsr", "--noise", "5"), "noise: onsr does not"),
+        (
+            ("{png}", "{tmp}/o.png", "--adapt", "onsr", "--noise", "5", "--degradation", "x"),
+            "--noise: given together with --degradation",
+        ),
         (("{clip}", "{tmp}/o.mkv", "--adapt", "dsr", "--noise", "-1"), "from 0 to below 255"),
         (("{clip}", "{tmp}/o.mkv", "--noise", "5"), "--noise: means nothing without --adapt"),
         (

@@ -109,13 +109,14 @@ def test_a_shot_that_takes_its_budget_to_read_is_not_learned(shot, method):
     assert report.steps == 0 and "no time was left to learn" in report.reason
 
 
-def test_the_noise_of_a_shot_is_found_or_told(shot, monkeypatch):
+@pytest.mark.parametrize("method", ["onsr", "zssr"])
+def test_the_noise_of_a_shot_is_found_or_told(shot, method, monkeypatch):
     few_steps(monkeypatch, 1)
     frame = next(shot.frames())
     grain = torch.randn(frame.shape, generator=torch.Generator().manual_seed(0))
     shot.frames = frames_of([(frame + 0.05 * grain).clamp(0, 1)])
     for told, wanted in ((None, 0.05), (0.0, 0.0), (0.02, 0.02)):
-        report = ShotTeacher("zssr", noise=told)(shot).report
+        report = ShotTeacher(method, noise=told)(shot).report
         assert report.noise == pytest.approx(wanted, rel=0.1)
 
 

@@ -30,7 +30,6 @@ class Method:
         summary: for the command line.
         teach: takes a model, a picture, and by name what `taught` has.
         external: it learns from a pool of sharp pictures too, and so from any degradation of them.
-            The others take the picture's noise.
         plain: what is learned is a plain network, whatever the model: torch runs it, in float32.
         form: makes of the base what learning began with, given the report and the settings that
             `Adapted.save` wrote.
@@ -94,17 +93,15 @@ def taught(
     device: str = "auto",
     seed: int = 0,
 ) -> Adapted:
-    """Teach a model one picture by the method of that name; arguments as of `onsr`, and `zssr`.
+    """Teach a model one picture by the method of that name; arguments as of `onsr`.
 
     `hr_pool` None is what the method has by itself. Raises ValueError for an unknown method, for a
-    pool, a degradation or a noise that the method has no use for, and as the method does.
+    pool or a degradation that the method has no use for, and as the method does.
     """
-    entry = check_method(method, hr_pool, degradation, noise)
-    options = {"budget": budget, "kernel": kernel, "device": device, "seed": seed}
+    entry = check_method(method, hr_pool, degradation)
+    options = {"budget": budget, "kernel": kernel, "noise": noise, "device": device, "seed": seed}
     if entry.external:
         options |= {"hr_pool": hr_pool or LEAVES, "degradation": degradation}
-    else:
-        options |= {"noise": noise}
     return entry.teach(model, image, **options)
 
 
@@ -112,7 +109,6 @@ def check_method(
     method: str,
     hr_pool: str | Path | None = None,
     degradation: LearnedDegradation | str | Path | None = None,
-    noise: float | None = None,
 ) -> Method:
     """The entry of a method. Raises ValueError as `taught`."""
     if method not in METHODS:
@@ -121,8 +117,6 @@ def check_method(
         raise ValueError(f"hr pool: {method} learns from the picture alone and takes none")
     if degradation is not None and not METHODS[method].external:
         raise ValueError(f"degradation: {method} takes a kernel, a learned one is for onsr")
-    if noise is not None and METHODS[method].external:
-        raise ValueError(f"noise: {method} does not learn by it and takes none")
     return METHODS[method]
 
 

@@ -13,7 +13,8 @@ camera's pairs, it is Gd, and Gr learns from the external branch alone.
 Where this differs from the paper: patches are compared inside a margin, so that mirrored borders
 teach Gd next to nothing, Gd's kernel is kept at sum 1 and begins as DAN's estimate, and Gd's
 adversarial loss is the one that does not saturate. For speed, a step has 8 patches of a kind
-instead of 10, and weights are looked at every 20 steps instead of every 10.
+instead of 10, and weights are looked at every 20 steps instead of every 10. Where the picture has
+noise, what Gd makes of sharp pictures gets as much: Gr would learn to sharpen it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pysr.adapt.picture import (
     check_counts,
     estimated_kernel,
     knows_blur,
+    noise_of,
     one_picture,
     student,
     teaching,
@@ -136,7 +138,8 @@ class ONSR:
         lr: (1, 3, H, W), the picture, on the device.
         pool: sharp patches, as `pool_for` opens them; None leaves the internal branch alone.
         degradation: Gd.
-        seed: of the patches and the discriminators' weights.
+        seed: of the patches, the discriminators' weights and the noise.
+        noise: standard deviation of the picture's, which Gd has not.
     """
 
     finished, settled = False, True
@@ -149,7 +152,9 @@ class ONSR:
         degradation: DeepLinear | GivenBlur | Camera,
         config: ONSRConfig,
         seed: int = 0,
+        noise: float = 0.0,
     ):
+        self.noise, self.grain = noise, torch.Generator(lr.device).manual_seed(seed)
         self.config, self.scale = config, model.config.scale
         self.device = device = lr.device
         self.uses = VARIANTS[config.variant] if pool is not None else VARIANTS["ibsr"]
@@ -229,6 +234,9 @@ class ONSR:
         if "external" in self.uses:
             x = self.pool.draw(n, s * (self.patch + 2 * m), self.generator)
             made, x = inside(self.gd(x), m), inside(x, s * m)
+            if self.noise:
+                grain = torch.randn(made.shape, generator=self.grain, device=made.device)
+                made = made + self.noise * grain
             loss = loss + F.l1_loss(self.restore(made if joint else made.detach()), x)
         if "lr critic" in self.uses:
             shown["lr critic"] = middle(y), middle(made)
@@ -297,6 +305,7 @@ def onsr(
     budget: Budget | int | float | str,
     kernel=None,
     degradation: LearnedDegradation | str | Path | None = None,
+    noise: float | None = None,
     config: ONSRConfig | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -315,15 +324,20 @@ def onsr(
         degradation: instead of a kernel, what was learned from pairs of the camera (`pysr train`),
             of the model's scale: with the noise it has, or its file, with noise of deviation 5/255
             (dml.txt, section 3.3).
+        noise: standard deviation, in [0, 1] units, of the picture's noise; None has it found, see
+            `pysr.adapt.picture.noise_of`. The model learns to take it off, and is judged without
+            it. A learned degradation brings its own.
         seed: of all that is drawn.
     Raises:
-        ValueError, TypeError: for a picture, kernel, degradation, budget, pool or seed that cannot
-            be used.
+        ValueError, TypeError: for a picture, kernel, degradation, noise, budget, pool or seed that
+            cannot be used.
     """
     seed = blur.check_seed(seed)
     started, budget, config = time.perf_counter(), Budget.of(budget), config or ONSRConfig()
     if kernel is not None and degradation is not None:
         raise ValueError("kernel: given together with a degradation, expected one of them")
+    if noise is not None and degradation is not None:
+        raise ValueError("noise: given together with a degradation, which brings its own")
     device = usable_device(device)
     model = student(model)
     lr, scale = one_picture(image, device), model.config.scale
@@ -333,9 +347,10 @@ def onsr(
         gd = GivenBlur(scale, blur.check_kernel(kernel))
     else:
         gd = first_blur(lr, model, config)
+    noise = noise_of(lr, noise) if degradation is None else 0.0
     pool = pool_for(lr, scale, hr_pool, config, seed, gd, budget)
-    learner = ONSR(copy.deepcopy(model), lr, pool, gd, config, seed)
+    learner = ONSR(copy.deepcopy(model), lr, pool, gd, config, seed, noise)
     crops = [crop for _, _, crop in informative_crops(lr)]
-    report = Anytime(learner, crops, budget, started).run("onsr")
+    report = Anytime(learner, crops, budget, started, noise).run("onsr")
     taught = learner.model.eval()
     return Adapted(Upscaler(taught, device=str(device), kernel=report.kernel), report, model)

@@ -52,8 +52,7 @@ class Report:
         rolled_back: nothing that was learned was better: the weights are the unadapted ones.
         reason: why learning ended, and what was given up; one line.
         history: the looks that were taken.
-        noise: standard deviation of the picture's noise, in [0, 1] units, that DSR and ZSSR were
-            told of or found.
+        noise: standard deviation of the picture's noise, in [0, 1] units, as it was told or found.
     """
 
     method: str

@@ -49,7 +49,7 @@ def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
         "--hr-pool", metavar="DIR", help="sharp pictures for onsr (default: drawn ones)"
     )
     group.add_argument(
-        "--noise", type=float, help="for dsr and zssr: its deviation, of 255 (default: found)"
+        "--noise", type=float, help="of what is learned: its deviation, of 255 (default: found)"
     )
 
 
@@ -67,8 +67,10 @@ def adaptation(options: argparse.Namespace, degradation: str | None = None) -> d
         if given:
             raise ValueError(f"--{given[0]}: means nothing without --adapt")
         return None
-    if check_method(options.adapt, pool, degradation, options.noise).plain:
+    if check_method(options.adapt, pool, degradation).plain:
         _check_plain(options)
+    if options.noise is not None and degradation is not None:
+        raise ValueError("--noise: given together with --degradation, which brings its own")
     if options.noise is not None and not 0 <= options.noise < 255:
         raise ValueError(f"noise: expected a deviation from 0 to below 255, got {options.noise}")
     if degradation is not None:

@@ -24,6 +24,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.dsr import TRAINED
 from pysr.adapt.methods import check_method
 from pysr.adapt.onsr import ONSR, pool_for
+from pysr.adapt.picture import noise_of
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.zssr import Learning
 from pysr.degrade.deep_linear import GivenBlur
@@ -61,7 +62,7 @@ class ShotTeacher:
         noise: float | None = None,
         seed: int = 0,
     ):
-        self._entry = check_method(method, hr_pool, noise=noise)
+        self._entry = check_method(method, hr_pool)
         self.method, self.noise, self.seed = method, noise, seed
         self.hr_pool, self.config = hr_pool or LEAVES, config or CONFIGS[method]
         expected = type(CONFIGS[method])
@@ -100,10 +101,10 @@ class ShotTeacher:
         scale, budget = shot.model.config.scale, Budget(seconds=shot.budget)
         degradation = GivenBlur(scale, blur.normalise(shot.kernel.to(shot.device)))
         pool = pool_for(picture, scale, self.hr_pool, self.config, self.seed, degradation, budget)
-        model = copy.deepcopy(shot.model)
-        learner = ONSR(model, picture, pool, degradation, self.config, self.seed)
+        model, noise = copy.deepcopy(shot.model), noise_of(picture, self.noise)
+        learner = ONSR(model, picture, pool, degradation, self.config, self.seed, noise)
         crops = [informative_crops(frame)[0][2] for frame in frames]
-        loop = Anytime(learner, crops, budget, started)
+        loop = Anytime(learner, crops, budget, started, noise)
         if shot.before is not None:
             with load(shot.before, shot.model, str(shot.device)).upscaler as before:
                 model.load_state_dict(before.model.state_dict())

@@ -239,6 +239,24 @@ def test_patches_may_be_larger_than_leaves_mostly_are(blurred):
     assert report.steps == 1
 
 
+def test_noise_is_taken_off_and_not_sharpened(network, photograph):
+    noisy = classical(photograph, KERNEL, 2, noise=0.06, generator=0)
+    scores = {}
+    for told in (None, 0.0):
+        settings = {"budget": 160, "kernel": KERNEL, "noise": told, "config": QUICK}
+        adapted = onsr(network, noisy, **settings, device="cpu")
+        assert adapted.report.noise == pytest.approx(0.06 if told is None else 0.0, rel=0.1)
+        scores[told] = psnr(adapted.upscaler(noisy).image, photograph, 2)
+    as_it_is = psnr(pysr.Upscaler(network, device="cpu")(noisy).image, photograph, 2)
+    assert scores[None] > as_it_is > scores[0.0] + 1
+
+
+def test_noise_is_a_pictures_or_a_cameras(blurred):
+    model, camera = build("vdsr", scale=2, layers=2, features=2), untrained_camera(2)
+    with pytest.raises(ValueError, match="noise: given together with a degradation"):
+        onsr(model, blurred, budget=1, degradation=camera, noise=0.1, device="cpu")
+
+
 @pytest.mark.parametrize("method", ["onsr", "dsr", "zssr"])
 def test_inference_mode_is_no_hindrance(method):
     with torch.inference_mode():

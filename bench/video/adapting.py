@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from track import cropped
 
 from pysr import arrays, blur, pictures, video
 from pysr.adapt import METHODS
@@ -67,11 +68,6 @@ def main() -> None:
             "measured": [asdict(row) for row in rows],
         }
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-
-
-def cropped(rgb: torch.Tensor, scale: int) -> torch.Tensor:
-    height, width = (n - n % scale for n in rgb.shape[-2:])
-    return rgb[..., :height, :width]
 
 
 def measured(

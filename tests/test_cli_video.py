@@ -102,14 +102,14 @@ def test_a_name_with_a_newline_is_told_in_one_line(small, tiny_model, tmp_path, 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_is_taught_a_clip(small, tiny_model, tmp_path, capsys, monkeypatch, method):
-    monkeypatch.setattr("pysr.video.teaching.Budget", lambda seconds: Budget(steps=40))
+    monkeypatch.setattr("pysr.video.teaching.Budget", lambda seconds: Budget(steps=10))
     plain, taught = tmp_path / "plain.mkv", tmp_path / "taught.mkv"
     model = ("--model", tiny_model)
     assert run("upscale", small, plain, *model) == 0
     told = ("--adapt", method, "--noise", "2.5")
     assert run("upscale", small, taught, *model, *told) == 0
     error = capsys.readouterr().err
-    assert f"{small}: {method}: 40 steps in " in error
+    assert f"{small}: {method}: 10 steps in " in error
     assert "noise 2.5 of 255" in error
     # Of what is put back the frames are those of before.
     assert (decoded(plain) == decoded(taught)) == ("nothing learned" in error and method != "zssr")

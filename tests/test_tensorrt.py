@@ -305,6 +305,7 @@ class LoadedRunner(tensorrt_engine.Runner):
         self._compiled = compiled
         self._stream = SimpleNamespace(synchronize=lambda: None)
         self._contexts, self._engine = {0: "memory of a GPU"}, "an engine"
+        self._lock = threading.Lock()
 
 
 def test_what_was_compiled_is_kept_where_it_can_be(tmp_path):

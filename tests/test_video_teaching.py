@@ -162,9 +162,11 @@ def test_what_the_frames_cannot_be_restored_by_is_refused_and_not_kept(
         shutil.rmtree(next(tmp_path.glob(".*.pysr"), None) or next(tmp_path.glob("*/.*.pysr")))
 
 
-def test_the_config_of_another_method_is_refused():
+def test_what_no_shot_can_be_taught_by_is_refused_before_the_job():
     with pytest.raises(TypeError, match="config: expected DSRConfig for dsr, got ZSSRConfig"):
         ShotTeacher("dsr", config=ZSSRConfig())
+    with pytest.raises(ValueError, match="noise: expected a deviation from 0 to below 1, got 15"):
+        ShotTeacher("onsr", noise=15)
 
 
 @pytest.mark.parametrize(

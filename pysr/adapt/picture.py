@@ -93,16 +93,18 @@ def own_teacher(image, scale: int, device: torch.device) -> Tensor:
 
 def noise_of(lr: Tensor, told: float | None) -> float:
     """Standard deviation of the noise of (N, 3, H, W), in [0, 1] units: the one that was told, else
-    as it is found, from CLEAN_NOISE on.
-
-    Raises ValueError for one that cannot be.
-    """
+    as it is found, from CLEAN_NOISE on. Raises ValueError as `check_noise`."""
     if told is not None:
-        if not 0 <= told < 1:
-            raise ValueError(f"noise: expected a deviation from 0 to below 1, got {told}")
-        return float(told)
+        return check_noise(told)
     found = estimate_noise(lr)
     return found if found >= CLEAN_NOISE else 0.0
+
+
+def check_noise(told: float) -> float:
+    """Raises ValueError for a deviation that noise in [0, 1] cannot have."""
+    if not 0 <= told < 1:
+        raise ValueError(f"noise: expected a deviation from 0 to below 1, got {told}")
+    return float(told)
 
 
 def judged_on(lr: Tensor) -> list[Tensor]:

@@ -24,7 +24,7 @@ from pysr.adapt.budget import Budget
 from pysr.adapt.dsr import TRAINED
 from pysr.adapt.methods import check_method
 from pysr.adapt.onsr import ONSR, pool_for
-from pysr.adapt.picture import noise_of
+from pysr.adapt.picture import check_noise, noise_of
 from pysr.adapt.pool import LEAVES
 from pysr.adapt.zssr import Learning
 from pysr.degrade.deep_linear import GivenBlur
@@ -51,7 +51,7 @@ class ShotTeacher:
     Attributes:
         reports: `pysr.adapt.Report` of each shot so far.
 
-    Raises ValueError as `pysr.adapt.taught`, and TypeError for another method's config.
+    Raises ValueError as `pysr.adapt.taught` for these, and TypeError for another method's config.
     """
 
     def __init__(
@@ -63,7 +63,8 @@ class ShotTeacher:
         seed: int = 0,
     ):
         self._entry = check_method(method, hr_pool)
-        self.method, self.noise, self.seed = method, noise, seed
+        self.noise = None if noise is None else check_noise(noise)
+        self.method, self.seed = method, seed
         self.hr_pool, self.config = hr_pool or LEAVES, config or CONFIGS[method]
         expected = type(CONFIGS[method])
         if not isinstance(self.config, expected):

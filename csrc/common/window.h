@@ -74,7 +74,8 @@ struct Windows {
     return Preimages(x, w, margin(), padded_w(), padding);
   }
   bool valid(int64_t max_size, int64_t max_stride) const {
-    return h > 0 && w > 0 && h <= kLongest && w <= kLongest && k > 0 && k <= max_size && stride > 0 && stride <= max_stride &&
+    return h > 0 && w > 0 && h <= kLongest && w <= kLongest && k > 0 && k <= max_size &&
+           stride > 0 && stride <= max_stride &&
            padding >= Padding::reflect && padding <= Padding::none &&
            (padding != Padding::none || (h >= k && w >= k));
   }

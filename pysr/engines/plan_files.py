@@ -83,6 +83,6 @@ def _delete_oldest(newest: Path) -> None:
         if total <= LARGEST:
             return
         if path != newest:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for suffix in (".json", ".compiled", ".plan"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
             total -= size

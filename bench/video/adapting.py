@@ -8,23 +8,18 @@ for so many seconds a shot. `seconds` is the time that a frame then waited for t
 """
 
 import argparse
-import json
-import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from track import cropped
+from track import hr_frames, write
 
 from pysr import arrays, blur, pictures, video
 from pysr.adapt import METHODS
 from pysr.degrade import classical
 from pysr.evaluate import psnr
 from pysr.video.teaching import ShotTeacher
-
-sys.path.append(str(Path(__file__).parent.parent))
-from records import made_by  # noqa: E402
 
 NOISES = (0.0, 10 / 255)
 SEED = 0
@@ -50,8 +45,7 @@ def main() -> None:
     parser.add_argument("--json")
     options = parser.parse_args()
     scale = options.scale
-    paths = pictures.listing(options.data)[: options.frames]
-    hr = [cropped(arrays.unpack(pictures.read(path).pixels).rgb, scale) for path in paths]
+    hr = hr_frames(options.data, scale, options.frames)
     kernel = blur.anisotropic(0.9 * scale, 0.45 * scale, 0.5)
     rows = []
     for noise in NOISES:
@@ -60,14 +54,7 @@ def main() -> None:
             rows.append(measured(method, noise, lr, hr, scale, options.seconds))
             print(rows[-1], flush=True)
     if options.json:
-        result = {
-            **made_by(),
-            "scale": scale,
-            "frames": len(hr),
-            "threads": torch.get_num_threads(),
-            "measured": [asdict(row) for row in rows],
-        }
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        write(options.json, scale, len(hr), rows)
 
 
 def measured(

@@ -67,10 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     scale = options.scale
     upscaler = pysr.load(f"dan-lite-x{scale}", device="cpu")
-    hr = [
-        cropped(arrays.unpack(pictures.read(path).pixels).rgb, scale)
-        for path in pictures.listing(options.data)
-    ]
+    hr = hr_frames(options.data, scale)
     rows = []
     for name, kernels in blurs(scale, len(hr)).items():
         for noise in (0.0, NOISE):
@@ -82,19 +79,29 @@ def main() -> None:
                 rows.append(measured(upscaler, name, noise, method, lr, hr, restored))
                 print(rows[-1], flush=True)
     if options.json:
-        result = {
-            **made_by(),
-            "scale": scale,
-            "frames": len(hr),
-            "threads": torch.get_num_threads(),
-            "measured": [asdict(row) for row in rows],
-        }
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        write(options.json, scale, len(hr), rows)
 
 
-def cropped(rgb: Tensor, scale: int) -> Tensor:
-    height, width = (n - n % scale for n in rgb.shape[-2:])
-    return rgb[..., :height, :width]
+def hr_frames(folder: str, scale: int, count: int | None = None) -> list[Tensor]:
+    """The pictures of a folder, of them the first, cropped to what the scale divides."""
+    frames = []
+    for path in pictures.listing(folder)[:count]:
+        rgb = arrays.unpack(pictures.read(path).pixels).rgb
+        height, width = (n - n % scale for n in rgb.shape[-2:])
+        frames.append(rgb[..., :height, :width])
+    return frames
+
+
+def write(path: str, scale: int, frames: int, rows: Sequence) -> None:
+    """What was measured on so many frames, as JSON."""
+    result = {
+        **made_by(),
+        "scale": scale,
+        "frames": frames,
+        "threads": torch.get_num_threads(),
+        "measured": [asdict(row) for row in rows],
+    }
+    Path(path).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def blurs(scale: int, count: int) -> dict[str, Tensor]:

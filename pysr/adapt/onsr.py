@@ -33,6 +33,7 @@ from pysr import blur
 from pysr.adapt.anytime import Anytime
 from pysr.adapt.budget import Budget
 from pysr.adapt.camera import Camera, camera_of
+from pysr.adapt.pairs import noisy
 from pysr.adapt.picture import (
     check_counts,
     estimated_kernel,
@@ -234,9 +235,7 @@ class ONSR:
         if "external" in self.uses:
             x = self.pool.draw(n, s * (self.patch + 2 * m), self.generator)
             made, x = inside(self.gd(x), m), inside(x, s * m)
-            if self.noise:
-                grain = torch.randn(made.shape, generator=self.grain, device=made.device)
-                made = made + self.noise * grain
+            made = noisy(made, self.noise, self.grain)
             loss = loss + F.l1_loss(self.restore(made if joint else made.detach()), x)
         if "lr critic" in self.uses:
             shown["lr critic"] = middle(y), middle(made)

@@ -22,12 +22,16 @@ from pysr.tiling import inside
 FATHERS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 
+def noisy(lr: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """A degraded picture with noise of that deviation; of none, nothing is drawn."""
+    if not noise:
+        return lr
+    return lr + noise * torch.randn(lr.shape, generator=generator, device=lr.device)
+
+
 def observed(lr: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """A degraded picture as a file would have it: with noise of that deviation, in 8 bits."""
-    if noise:
-        grain = torch.randn(lr.shape, generator=generator, device=lr.device)
-        lr = lr + noise * grain
-    return to_8bit(lr)
+    """The same as a file would have it: in 8 bits."""
+    return to_8bit(noisy(lr, noise, generator))
 
 
 def own_pairs(

@@ -36,12 +36,12 @@ def estimate_noise(rgb: Tensor) -> float:
     detail at half the resolution tells, where noise would be no larger. 0 where nothing is left,
     and for pictures of a single row or column.
 
-    Of the photographs of BSD100 and Set14, bicubically reduced, one in six (x2) or five (x4) without
-    noise reads as 1.5/255 or more, blurred by 0.3 pixels before that one in forty, by 0.6 none.
-    Noise of 2, 3 and 5/255 reads in the median as 1.9 to 2.7, 3.1 to 3.8 and 5.2 to 6.0, and as less
-    than 1.5/255 in one photograph in six, one in seventeen, one in seventy. Compression takes it off
-    the finest detail first: noise of 10/255 reads as 7 after JPEG at a quality of 90, as 5 after
-    H.264 at a CRF of 18, and mostly as none at 75 and 23 (bench/noise.py).
+    Of the photographs of BSD100 and Set14, bicubically reduced, one in six (x2) or five (x4)
+    without noise reads as 1.5/255 or more, blurred by 0.3 pixels before that one in forty, by 0.6
+    none. Noise of 2, 3 and 5/255 reads in the median as 1.9 to 2.7, 3.1 to 3.8 and 5.2 to 6.0, and
+    as less than 1.5/255 in one photograph of six, one of seventeen, one of seventy. Compression
+    takes it off the finest detail first: noise of 10/255 reads as 7 after JPEG at a quality of 90,
+    as 5 after H.264 at a CRF of 18, and mostly as none at 75 and 23 (bench/noise.py).
     """
     if min(rgb.shape[-2:]) < 2:
         return 0.0

@@ -182,7 +182,7 @@ def test_a_dan_that_learned_nothing_good_restores_as_it_did_before(blurred):
 
 
 def test_a_dan_is_measured_against_itself_told_the_blur_that_was_found(blurred):
-    config = ONSRConfig(patch=16, batch=1, learning_rate=1e-4, blur_rate=0.05)
+    config = ONSRConfig(patch=16, batch=1, learning_rate=1e-4, blur_rate=0.01)
     blurred, base = blurred[..., :48], load_model("dan-lite-x2")
     report = onsr(base, blurred, budget=20, config=config, device="cpu").report
     assert not report.rolled_back

@@ -285,12 +285,13 @@ def test_where_tiles_are_cut_for_channel_attention_does_not_show(upscaler):
     torch.testing.assert_close(tiled[middle], whole[middle].clamp(0, 1), atol=1e-5, rtol=0)
 
 
-def test_tiled_is_within_a_level_of_whole_on_a_photograph(upscaler, photograph):
+def test_tiled_is_within_two_levels_of_whole_on_a_photograph(upscaler, photograph):
     lr = photograph.astype(np.float32) / 255
     kernel = blur.isotropic(0.9, 21).numpy()
     whole = upscaler(lr, kernel=kernel, tile=1024).image
     tiled = upscaler(lr, kernel=kernel, tile=128).image
-    assert 0 < np.abs(whole - tiled).max() < 1 / 255
+    apart = np.abs(whole - tiled)
+    assert 0 < apart.max() < 2 / 255 and apart.mean() < 0.1 / 255
 
 
 @pytest.mark.parametrize("size", [(3, 700), (140, 9), (130, 131)])

@@ -7,6 +7,7 @@ in exactly the data order of an uninterrupted one without storing any generator'
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -225,6 +226,8 @@ def _join_processes(device: torch.device) -> tuple[int, int]:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Else its threads may outlive Python's, which ends the process by an abort now and then.
+        atexit.register(torch.distributed.destroy_process_group)
     return (torch.distributed.get_rank(), world) if world > 1 else (0, 1)
 
 

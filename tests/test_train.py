@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -541,6 +542,37 @@ def test_validation_scores_with_the_published_metric(data):
         for case in list(cases("gaussian8", 2, hr))[::3]
     ]
     assert figures["psnr"] == pytest.approx(sum(expected) / len(expected))
+
+
+COUNTS_THREADS = """
+import atexit, os, sys
+from pysr.cli import main
+def count():
+    with open(f"threads{os.environ['RANK']}", "a") as file:
+        print(len(os.listdir("/proc/self/task")), file=file)
+atexit.register(count)
+assert main(sys.argv[1:]) == 0
+count()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux counts threads there")
+def test_processes_end_the_threads_of_their_group(folder, tmp_path):
+    """One that outlives the interpreter aborts its process now and then, when all is learned."""
+    (tmp_path / "r.toml").write_text(recipe_text(folder, steps=1))
+    (tmp_path / "counts.py").write_text(COUNTS_THREADS)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("counts.py", "train", "r.toml", "--out", "o", "--device", "cpu"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        trained, ended = map(int, (tmp_path / f"threads{rank}").read_text().split())
+        assert ended <= trained - 3  # Gloo has one for its sockets and two for its work
 
 
 def test_several_processes_share_a_run(folder, tmp_path):

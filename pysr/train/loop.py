@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.distributed.nn  # imported while there is a group, it keeps it, as a default argument
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -226,9 +228,14 @@ def _join_processes(device: torch.device) -> tuple[int, int]:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # Else its threads may outlive Python's, which ends the process by an abort now and then.
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(_leave_processes)
     return (torch.distributed.get_rank(), world) if world > 1 else (0, 1)
+
+
+def _leave_processes() -> None:
+    """End the group's threads: one that outlives the interpreter may abort the process."""
+    torch.distributed.destroy_process_group()
+    gc.collect()  # the last to hold the group are modules in cycles
 
 
 def _save(path: Path, model, average, optimiser, step: int, description: dict) -> None:

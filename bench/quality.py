@@ -1,14 +1,16 @@
 """What pysr's shortcuts, and not knowing the blur, cost in PSNR, from the same weights.
 
-    python bench/quality.py loop --data DIR [--model dan-lite-x2] [--limit N] [--json FILE]
+    python bench/quality.py loop --data DIR [--model dan-lite-x2] [--join N] [--limit N]
+        [--json FILE]
     python bench/quality.py precision --data DIR [--model dan-lite-x4] [--limit N] [--json FILE]
     python bench/quality.py told --data DIR [--model dan-x4] [--limit N] [--json FILE]
     python bench/quality.py clean --data DIR [--model dan-x4] [--limit N] [--json FILE]
 
-loop: estimating on crops and restoring once, beside the published full-size loop, and pysr's exact
-loop beside both, on three of gaussian8's blurs a picture. Only pictures of more than about 51000 LR
-pixels are estimated on crops; smaller ones are restored by the published loop anyway and are left
-out.
+loop: estimating on crops, by a scout where the model has one, and restoring once, beside the
+published full-size loop, and pysr's exact loop beside both, on three of gaussian8's blurs a
+picture. Only pictures of more than about 51000 LR pixels are estimated on crops; smaller ones are
+restored by the published loop anyway and are left out. With --join N pictures are N times N of the
+folder's, in a square, which makes large ones of small.
 
 precision: every engine in every half precision that works here, beside torch in float32, blind, on
 one of gaussian8's blurs a picture, by turns.
@@ -23,6 +25,7 @@ below it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +50,7 @@ Method = Callable[[Case], Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=METHODS)
+    parser.add_argument("--join", type=int, default=1, help="of so many pictures a side")
     add_arguments(parser, "dan-lite-x2")
     options = parser.parse_args()
     scale = nets.load_model(options.model).config.scale
@@ -70,11 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser, model: str) -> None:
 
 def loops(model: str) -> dict[str, Method]:
     network, upscaler = nets.load_model(model), pysr.load(model, device="cpu")
-    return {
+    methods = {
         "published loop": lambda case: to_8bit(loop(network, case.lr)),
         "pysr, exact": lambda case: upscaler(case.lr, exact=True).image,
         "pysr": lambda case: upscaler(case.lr).image,
     }
+    if nets.load_scout(model):
+        alone = pysr.Upscaler(network, device="cpu")
+        methods["pysr, without its scout"] = lambda case: alone(case.lr).image
+    return methods
 
 
 def precisions(model: str) -> dict[str, Method]:
@@ -114,14 +122,26 @@ METHODS = {"loop": loops, "precision": precisions, "told": told, "clean": clean}
 
 def given(options: argparse.Namespace, scale: int) -> Iterator[tuple[str, Case]]:
     """Every case to restore, by the name of its picture."""
-    for index, path in enumerate(pictures.listing(options.data)[: options.limit]):
-        hr = unpack(pictures.read(path).pixels).rgb
+    for index, (name, hr) in enumerate(itertools.islice(sharp(options), options.limit)):
         large = hr.shape[-2] * hr.shape[-1] >= scale**2 * ESTIMATE_CROPS * ESTIMATE_CROP**2
         if options.what == "loop" and not large:
             continue
         made = list(cases("bicubic" if options.what == "clean" else "gaussian8", scale, hr))
         for case in [made[index % len(made)]] if options.what == "precision" else made[::3]:
-            yield path.name, case
+            yield name, case
+
+
+def sharp(options: argparse.Namespace) -> Iterator[tuple[str, Tensor]]:
+    """HR pictures (1, 3, H, W), joined or not, by the first one's name."""
+    paths, n = pictures.listing(options.data), options.join
+    for first in range(0, len(paths) - n * n + 1, n * n):
+        parts = [unpack(pictures.read(path).pixels).rgb for path in paths[first : first + n * n]]
+        if n > 1:
+            parts = [part if part.shape[-1] > part.shape[-2] else part.mT for part in parts]
+        height, width = (min(part.shape[axis] for part in parts) for axis in (-2, -1))
+        parts = [part[..., :height, :width] for part in parts]
+        rows = [torch.cat(parts[i : i + n], -1) for i in range(0, n * n, n)]
+        yield paths[first].name, torch.cat(rows, -2)
 
 
 def write_summary(options: argparse.Namespace, names: list[str], rows: list[list[float]]) -> None:

@@ -36,6 +36,18 @@ def estimation_of(model: nn.Module, guard: Guard, device: torch.device) -> Estim
     return DANEstimation(model, guard, device) if isinstance(model, DAN) else Estimation(model)
 
 
+def check_scout(model: nn.Module, scout: nn.Module) -> None:
+    """Raises ValueError for a scout that a model cannot restore by the codes of."""
+    for kind in (model, scout):
+        if not isinstance(kind, DAN):
+            raise ValueError(f"scout: expected a DAN for a DAN, got {type(kind).__name__}")
+    wanted, got = model.config.scale, scout.config.scale
+    if got != wanted:
+        raise ValueError(f"scout: expected the model's scale, {wanted}, got {got}")
+    if not torch.equal(scout.encoder.cpu(), model.encoder.cpu()):
+        raise ValueError("scout: expected the model's kernel code, got another basis")
+
+
 class Estimation:
     """Of a plain network.
 

@@ -5,7 +5,9 @@ How a picture is restored, and what is exact about it:
 - The blur kernel is estimated by DAN's loop (dan.txt, Figure 1) on the whole picture when that is
   small, else on the crops with the most detail, whose codes are averaged; then the Restorer makes
   the loop's last pass with that kernel. On a small picture that is the published loop exactly; on a
-  large one the paper's finding that a given kernel restores as well (Table 3) is relied on.
+  large one the paper's finding that a given kernel restores as well (Table 3) is relied on, and
+  the loop may be that of a smaller DAN, the scout, which finds the blur as well in a fraction of
+  the time.
 - Up to TILE x TILE pixels the Restorer sees the whole picture at once. Larger ones are restored
   tile by tile with a halo of the network's receptive field. Convolutions are then exact. Channel
   attention pools over the whole picture, which no tile sees: its gates are computed beforehand from
@@ -20,6 +22,7 @@ How a picture is restored, and what is exact about it:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -35,8 +38,8 @@ from pysr import arrays, engines
 from pysr.blur import check_kernel
 from pysr.consistency import consistency
 from pysr.engines.defaults import own_defaults
-from pysr.estimation import Estimate, estimation_of
-from pysr.nets import default_model, load_model
+from pysr.estimation import Estimate, check_scout, estimation_of
+from pysr.nets import DAN, default_model, load_model, load_scout
 from pysr.nets.parts import halo_of, scale_of
 from pysr.resize import imresize
 from pysr.tiling import Crop, informative_crops, scaled, spans, tiles, whole
@@ -89,9 +92,9 @@ def load(
     """Load a model for upscaling.
 
     Args:
-        model: a shipped model (`pysr models` lists them) or a path to a weights file, see
-            `pysr.nets.load_model`; left out, the shipped DAN of the scale, which is then 4 unless
-            given, and of the device (`pysr.nets.default_model`).
+        model: a shipped model (`pysr models` lists them), which brings its scout if it has one,
+            or a path to a weights file, see `pysr.nets.load_model`; left out, the shipped DAN of
+            the scale, which is then 4 unless given.
         scale: what the model must upscale by; a VDSR does so by any factor.
         device: "auto" (CUDA where there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", ...
         engine: "auto" (the fastest that comes up), or one of `pysr.engines.ENGINES`; a plain
@@ -105,10 +108,10 @@ def load(
             that cannot serve them.
     """
     if model is None:
-        model = default_model(scale, usable_device(device))
+        model = default_model(scale)
     with own_defaults():
-        network = load_model(model, scale)
-    return Upscaler(network, device=device, engine=engine, precision=precision)
+        network, scout = load_model(model, scale), load_scout(model)
+    return Upscaler(network, scout=scout, device=device, engine=engine, precision=precision)
 
 
 def _by_own_defaults(method: Callable) -> Callable:
@@ -136,12 +139,16 @@ class Upscaler:
             pixels of context that a tile needs (64 without it). It is moved to the device.
         kernel: (k, k), the blur assumed whenever a call gives none: a DAN then restores with it
             and estimates nothing.
+        scout: for a DAN, another one of its scale and kernel code, and smaller: its loop finds the
+            blur of pictures of more than one crop.
         device, engine, precision: as for `load`; any module computes in float32.
 
     Attributes:
         scale: output over input size; 1 deblurs.
 
-    Raises RuntimeError in a fork of a process that had one, unless torch has one thread there.
+    Raises:
+        ValueError: for a scout of another scale or code, or beside a plain network.
+        RuntimeError: in a fork of a process that had one, unless torch has one thread there.
     """
 
     def __init__(
@@ -149,14 +156,18 @@ class Upscaler:
         model: nn.Module,
         *,
         kernel=None,
+        scout: DAN | None = None,
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
     ):
         _check_process()
+        if scout is not None:
+            check_scout(model, scout)
         self._arguments = {
             "model": model,
             "kernel": None if kernel is None else check_kernel(kernel),
+            "scout": scout,
             "device": device,
             "engine": engine,
             "precision": precision,
@@ -172,6 +183,9 @@ class Upscaler:
         )
         self._estimation = estimation_of(model, self._guard, self.device)
         self._assumed = self._estimation.unknown if kernel is None else self.given(kernel)
+        self._scout = None
+        if scout is not None:
+            self._scout = Upscaler(scout, device=device, engine=engine, precision=precision)
 
     def __getstate__(self) -> dict:
         return self._arguments
@@ -182,6 +196,8 @@ class Upscaler:
     def close(self) -> None:
         """Free what the engine holds; no picture can be upscaled after that."""
         self._guard.close()
+        if self._scout is not None:
+            self._scout.close()
 
     def __enter__(self) -> Upscaler:
         return self
@@ -199,15 +215,17 @@ class Upscaler:
             raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")
         _check_process()
         parts = tiles(height, width, tile, self._halo)
-        shapes = {(1, *(s.stop - s.start for s in part.seen)) for part in parts}
+        needed = {(self, 1, *(s.stop - s.start for s in part.seen)) for part in parts}
         if self._assumed is None:
             # With detail everywhere: of a flat picture fewer crops are taken.
             noise = torch.rand(1, 3, height, width, generator=torch.Generator())
             crops = informative_crops(noise)
-            shapes.add((len(crops), *crops[0][2].shape[-2:]))
-        with self._guard.in_use():
-            for shape in sorted(shapes):
-                self.engine.warm_up(*shape)
+            needed.add((self._scouting(crops), len(crops), *crops[0][2].shape[-2:]))
+        with contextlib.ExitStack() as stack:
+            for upscaler in {upscaler for upscaler, *_ in needed}:
+                stack.enter_context(upscaler._guard.in_use())
+            for upscaler, *shape in sorted(needed, key=lambda each: each[1:]):
+                upscaler.engine.warm_up(*shape)
 
     @_by_own_defaults
     def __call__(self, image, kernel=None, *, tile: int = TILE, exact: bool = False) -> Upscaled:
@@ -311,7 +329,11 @@ class Upscaler:
         """The blur of one picture, from what `informative_crops` took of it, whatever is assumed.
 
         Raises ValueError for a plain network."""
-        return self._estimation.on(crops)
+        return self._scouting(crops)._estimation.on(crops)
+
+    def _scouting(self, crops: list[Crop]) -> Upscaler:
+        """The one whose loop runs on these crops."""
+        return self if self._scout is None or len(crops) == 1 else self._scout
 
     @_by_own_defaults
     def restored(

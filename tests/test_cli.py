@@ -15,7 +15,6 @@ from pysr import _ext, blur, ops, pictures, tiling
 from pysr.cli import COMMANDS, main
 from pysr.engines.torch_engine import TorchEngine
 from pysr.nets import default_model
-from pysr.upscaler import usable_device
 
 
 @pytest.fixture
@@ -257,7 +256,7 @@ def test_evaluate_writes_the_table_it_shows(picture, tmp_path, capsys):
     arguments = ("--protocol", "bicubic", "--scale", 2, "--data", tmp_path)
     assert run("evaluate", *arguments, "--json", tmp_path / "table.json") == 0
     report = json.loads((tmp_path / "table.json").read_text())
-    usual = default_model(2, usable_device("auto"))
+    usual = default_model(2)
     assert [row["method"] for row in report["rows"]] == ["bicubic interpolation", usual]
     out = capsys.readouterr().out
     assert f"{report['rows'][0]['psnr']:.2f}" in out and usual in out

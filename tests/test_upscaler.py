@@ -16,9 +16,9 @@ from skimage import data as photographs
 import pysr
 from pysr import arrays, blur
 from pysr.consistency import consistency
-from pysr.degrade import classical, imresize
+from pysr.degrade import classical, imresize, to_8bit
 from pysr.evaluate import psnr
-from pysr.nets import ModelError, load_model
+from pysr.nets import DAN, SHIPPED, ModelError, load_model
 from pysr.upscaler import Upscaler, informative_crops, out_of_memory
 
 
@@ -244,6 +244,60 @@ def test_small_pictures_are_restored_by_the_published_loop(upscaler, photograph)
     with torch.no_grad():
         expected = upscaler.model(lr).sr.clamp(0, 1)
     torch.testing.assert_close(upscaler(lr).image, expected, atol=1e-4, rtol=0)
+
+
+def test_a_scout_finds_the_blur_of_large_pictures(upscaler, photograph):
+    large = np.tile(photograph[:160, :240], (2, 2, 1))
+    patch = small(photograph, 48, 64, 3)
+    alone = pysr.load("dan-mid-x2", device="cpu", precision="float32")
+    scouted = Upscaler(
+        alone.model, scout=upscaler.model, device="cpu", engine="native", precision="float32"
+    )
+    for asked in (scouted, pickle.loads(pickle.dumps(scouted))):
+        found = asked(large)
+        np.testing.assert_allclose(found.kernel, upscaler.estimate(large), atol=1e-6)
+        assert np.abs(found.kernel - alone.estimate(large)).sum() > 1e-3
+        np.testing.assert_array_equal(asked.estimate(large), found.kernel)
+    with_its_kernel = alone(large, kernel=found.kernel).image.astype(float)
+    assert np.abs(found.image - with_its_kernel).mean() < 0.5  # levels: the larger one restored
+    np.testing.assert_array_equal(scouted(patch).image, alone(patch).image)
+    part = large[:200, :280]
+    np.testing.assert_array_equal(scouted(part, exact=True).image, alone(part, exact=True).image)
+    scouted.close()
+    with pytest.raises(ValueError, match="closed"):
+        scouted.estimate(large)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SHIPPED.items() if entry.scout])
+def test_large_pictures_lose_little_by_the_shipped_scouts(name, photograph):
+    scouted, alone = pysr.load(name, device="cpu"), Upscaler(load_model(name), device="cpu")
+    scale = alone.scale
+    hr = torch.from_numpy(photograph).permute(2, 0, 1)[None] / 255
+    hr = torch.cat((hr, hr.flip(-1)), -1)
+    hr = torch.cat((hr, hr.flip(-2)), -2)[..., : 264 * scale, : 264 * scale]
+    lr = to_8bit(classical(hr, blur.isotropic(0.3 * scale), scale))
+    found = {which: psnr(which(lr).image, hr, scale) for which in (scouted, alone)}
+    assert found[scouted] > found[alone] - 0.1
+    assert found[scouted] > psnr(imresize(lr, scale).clamp(0, 1), hr, scale) + 1
+
+
+@pytest.mark.parametrize(
+    "model, scout, message",
+    [
+        ("dan-lite-x4", "dan-lite-x2", "scale, 4, got 2"),
+        ("dan-lite-x4", "rrdb-lite-x4", "a DAN for a DAN, got RRDB"),
+        ("rrdb-lite-x4", "dan-lite-x4", "a DAN for a DAN, got RRDB"),
+    ],
+)
+def test_scouts_that_do_not_fit(model, scout, message):
+    with pytest.raises(ValueError, match=message):
+        Upscaler(load_model(model), scout=load_model(scout), device="cpu")
+
+
+def test_a_scout_of_another_code_does_not_fit(upscaler):
+    other = DAN(upscaler.model.config, torch.randn(21 * 21, 16))
+    with pytest.raises(ValueError, match="kernel code, got another basis"):
+        Upscaler(load_model("dan-lite-x2"), scout=other, device="cpu")
 
 
 def test_the_estimate_alone(upscaler, photograph):

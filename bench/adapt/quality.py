@@ -123,9 +123,9 @@ def learn(method: Method, case: Case, model: nn.Module, pool: Patches, steps: in
         return learn_otherwise(method, case, model, steps)
     model = copy.deepcopy(model)
     gd = degradation(method, case, model)
+    learner = Watched(model, case.lr, pool, gd, method.config, SEED)
     for name, weights in model.named_parameters():
         weights.requires_grad_(any(part in name for part in method.taught or (name,)))
-    learner = Watched(model, case.lr, pool, gd, method.config, SEED)
     if isinstance(gd, VaryingBlur):
         gd.hasten(learner)
     learner.watch(case.hr)

@@ -17,6 +17,7 @@ from skimage import data as photographs
 
 from pysr import blur, engines
 from pysr.degrade import classical, imresize
+from pysr.nets import load_scout
 from pysr.upscaler import Upscaler
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -89,9 +90,12 @@ def test_picture(benchmark, device, name, known, engine):
         sr = loop(model, lr.contiguous(memory_format=layout))[0].clamp(0, 1)
         return (sr * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
-    model = model_of(name)
+    model, scout = model_of(name), load_scout(name)
     others = {} if known else peers(model, device, run)
-    upscaler = Upscaler(model, device=str(device), engine=engine)
+    upscaler = Upscaler(model, scout=scout, device=str(device), engine=engine)
+    if scout and not known:
+        alone = Upscaler(copy.deepcopy(model), device=str(device), engine=engine)
+        others["without its scout"] = lambda: alone(picture)
     side_by_side(
         benchmark,
         f"engine {engine}, {upscaler.engine.precision}, {name}, 480x320 picture, "

@@ -132,6 +132,6 @@ def estimated_kernel(lr: Tensor, model: nn.Module) -> Tensor:
             f"kernel: expected one, as no shipped model estimates it at x{model.config.scale}"
         )
     if not isinstance(model, DAN):
-        model = load_model(default_model(model.config.scale, lr.device))
+        model = load_model(default_model(model.config.scale, many_on=lr.device))
     with Upscaler(copy.deepcopy(model), device=str(lr.device)) as upscaler:
         return upscaler.estimate(lr.cpu())

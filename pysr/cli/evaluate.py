@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     usual = []
     if options.scale in DEFAULTS:
-        usual = [default_model(options.scale, usable_device(options.device))]
+        many_on = usable_device(options.device) if options.adapt else None
+        usual = [default_model(options.scale, many_on)]
     models = options.model or usual
     if "none" in models:
         if len(models) > 1 or options.adapt:

@@ -18,7 +18,7 @@ from pysr.adapt.methods import METHODS, check_method
 from pysr.blur import check_kernel
 from pysr.files import is_writable
 from pysr.nets import default_model, load_model
-from pysr.upscaler import Upscaler, usable_device
+from pysr.upscaler import Upscaler, load, usable_device
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,16 +94,19 @@ def _check_plain(options: argparse.Namespace) -> None:
             raise ValueError(f"{name}: {expected}, got {asked!r}")
 
 
-def model(options: argparse.Namespace) -> nn.Module:
-    """The model that --model and --scale ask for."""
-    name = options.model or default_model(options.scale, usable_device(options.device))
+def model_for_clips(options: argparse.Namespace) -> nn.Module:
+    """The model that --model and --scale ask for, by default one for many passes."""
+    name = options.model or default_model(options.scale, many_on=usable_device(options.device))
     return load_model(name, options.scale)
 
 
 def upscaler(options: argparse.Namespace) -> Upscaler:
-    """The Upscaler that --model, --scale, --engine and --device ask for."""
-    return Upscaler(
-        model(options),
+    """The Upscaler that --model, --scale, --engine and --device ask for; by default of a model for
+    single pictures, unless it is to learn."""
+    many_on = usable_device(options.device) if getattr(options, "adapt", None) else None
+    return load(
+        options.model or default_model(options.scale, many_on),
+        scale=options.scale,
         device=options.device,
         engine=options.engine,
         precision=options.precision,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pysr import pictures
 from pysr.cli import one_line
-from pysr.cli.options import PICTURES, kernel, model, outputs
+from pysr.cli.options import PICTURES, kernel, model_for_clips, outputs
 from pysr.cli.progress import FORMS, Show, shown
 from pysr.files import json_text
 from pysr.video import images, upscale
@@ -110,7 +110,7 @@ def upscale_clip(
         report = upscale(
             source,
             target,
-            model=model(options),
+            model=model_for_clips(options),
             device=options.device,
             engine=options.engine,
             precision=options.precision,

@@ -14,6 +14,7 @@ from pysr.nets.registry import (
     fingerprint,
     load_dan,
     load_model,
+    load_scout,
     save_model,
 )
 from pysr.nets.rrdb import RRDB, RRDBConfig
@@ -42,5 +43,6 @@ __all__ = [
     "fingerprint",
     "load_dan",
     "load_model",
+    "load_scout",
     "save_model",
 ]

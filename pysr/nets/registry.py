@@ -30,19 +30,27 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 
 @dataclass(frozen=True)
 class Entry:
-    """A shipped model: its file in pysr/weights, beside its card (.md), and what it is for."""
+    """A shipped model: its file in pysr/weights, beside its card (.md), what it is for, and which
+    smaller one finds the blur of large pictures for it (the scout of `pysr.Upscaler`)."""
 
     file: str
     summary: str
+    scout: str | None = None
 
 
 # Of blurred pictures these know nothing; a picture's own blur is taught by adaptation.
 START = "bicubic only: a start for adaptation"
 
 SHIPPED = {
-    "dan-x4": Entry("dan-x4.safetensors", "DAN of the published size, x4, for real pictures"),
-    "dan-x3": Entry("dan-x3.safetensors", "DAN of the published size, x3, for real pictures"),
-    "dan-x2": Entry("dan-x2.safetensors", "DAN of the published size, x2, for real pictures"),
+    "dan-x4": Entry(
+        "dan-x4.safetensors", "DAN of the published size, x4, for real pictures", "dan-lite-x4"
+    ),
+    "dan-x3": Entry(
+        "dan-x3.safetensors", "DAN of the published size, x3, for real pictures", "dan-mid-x3"
+    ),
+    "dan-x2": Entry(
+        "dan-x2.safetensors", "DAN of the published size, x2, for real pictures", "dan-lite-x2"
+    ),
     "dan-x4-iso": Entry("dan-x4-iso.safetensors", "DAN of the published size, x4, isotropic blur"),
     "dan-x2-iso": Entry("dan-x2-iso.safetensors", "DAN of the published size, x2, isotropic blur"),
     "dan-mid-x4": Entry("dan-mid-x4.safetensors", "DAN of middle size, x4, for real pictures"),
@@ -56,10 +64,10 @@ SHIPPED = {
     "vdsr-lite": Entry("vdsr-lite.safetensors", f"narrow VDSR, any scale, {START}"),
 }
 
-# Of each scale the best that takes two CPU cores less than three seconds for a picture of 480x320:
-# cores of any kind, or those with matrix tiles, whose model is a GPU's too.
-DEFAULTS = {4: "dan-mid-x4", 3: "dan-mid-x3", 2: "dan-mid-x2"}
-DEFAULTS_WHERE_FAST = {4: "dan-x4", 3: "dan-x3", 2: "dan-x2"}
+# Of each scale the best that takes two CPU cores less than three seconds for a picture of 480x320,
+# and what takes them a quarter of that for a pass, where passes are many.
+DEFAULTS = {4: "dan-x4", 3: "dan-x3", 2: "dan-x2"}
+DEFAULTS_FOR_MANY = {4: "dan-mid-x4", 3: "dan-mid-x3", 2: "dan-mid-x2"}
 
 
 class ModelError(ValueError):
@@ -153,17 +161,26 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
     return model.with_scale(scale)
 
 
-def default_model(scale: int | None = None, device: torch.device | None = None) -> str:
-    """The shipped model that is taken where none is named: of this scale, or for x4; for a device
-    that is a GPU, or a CPU with matrix tiles, of the published size where one is shipped.
+def load_scout(model: str | Path) -> DAN | None:
+    """The scout of a shipped model, by the name of that; None where it has none."""
+    entry = SHIPPED.get(str(model))
+    return load_model(entry.scout) if entry and entry.scout else None
 
-    Raises ModelError for a scale that none is shipped for.
+
+def default_model(scale: int | None = None, many_on: torch.device | None = None) -> str:
+    """The shipped model that is taken where none is named: of this scale, or for x4.
+
+    Args:
+        many_on: where many passes are to be made, for the frames of a clip or to learn. A CPU is
+            then given a smaller model than for single pictures, unless it has matrix tiles.
+    Raises:
+        ModelError: for a scale that none is shipped for.
     """
     scale = 4 if scale is None else scale
     if scale not in DEFAULTS:
         raise ModelError(f"scale: no model for x{scale} is shipped; name one, or its file")
-    fast = device is not None and (device.type != "cpu" or on_matrix_tiles(device))
-    return (DEFAULTS_WHERE_FAST if fast else DEFAULTS)[scale]
+    slow = many_on is not None and many_on.type == "cpu" and not on_matrix_tiles(many_on)
+    return (DEFAULTS_FOR_MANY if slow else DEFAULTS)[scale]
 
 
 def load_dan(model: str | Path | nn.Module) -> DAN:

@@ -184,7 +184,9 @@ def upscale(
     clock = _Clock(progress)
     clock.stage("reading")
     clip = probe(source, stream)
-    network = load_dan(default_model(device=usable_device(device)) if model is None else model)
+    if model is None:
+        model = default_model(many_on=usable_device(device))
+    network = load_dan(model)
     # The engine takes its model to its device; the other one can be sent to workers.
     upscaler = Upscaler(copy.deepcopy(network), device=device, engine=engine, precision=precision)
     encoding = Encoding.choose(clip, target, codec, crf, preset, pixel_format)

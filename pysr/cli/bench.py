@@ -18,7 +18,7 @@ from pysr.upscaler import usable_device
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("engines",), help="every engine in every precision")
     parser.add_argument(
-        "--model", default=default_model(), help="a name or file (default: %(default)s)"
+        "--model", help="a name or file (default: the shipped DAN that clips have here)"
     )
     parser.add_argument("--size", default="480x320", help="WxH of the input (default: 480x320)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -30,10 +30,11 @@ def run(options: argparse.Namespace) -> int:
     if size is None:
         raise ValueError(f"size: expected WxH, such as 480x320, got {options.size!r}")
     device = usable_device(options.device)
+    model = options.model or default_model(many_on=device)
     check_writable(json=options.json)
     console = Console(stderr=True)
     with console.status("measuring"):
-        report = measure_engines(options.model, tuple(int(n) for n in size.groups()), device)
+        report = measure_engines(model, tuple(int(n) for n in size.groups()), device)
     if not report.speeds:
         reasons = "; ".join(f"{name}: {why}" for name, why in report.obstacles.items())
         raise CommandError(f"nothing was measured: {reasons}")

@@ -26,7 +26,7 @@ def model(upscaler):
 def anchors(model, widths, noise=NOISE, every=8) -> list[Anchor]:
     codes = model.encode(blur.isotropic(torch.tensor(widths)))
     codes = codes + noise * torch.randn(codes.shape, generator=torch.Generator().manual_seed(1))
-    return [Anchor(every * i, code, 1.0) for i, code in enumerate(codes)]
+    return [Anchor(every * i, tuple(code), 1.0) for i, code in enumerate(codes.tolist())]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])
@@ -61,7 +61,7 @@ def test_a_walk_within_the_error_of_content_is_not_followed(model):
 def test_a_frame_without_detail_says_little(model):
     seen = anchors(model, [1.2] * 5)
     before, _ = smoothed(model, seen)
-    seen[2] = Anchor(16, seen[2].code + 1, 1e-6)
+    seen[2] = Anchor(16, tuple(entry + 1 for entry in seen[2].code), 1e-6)
     after, still = smoothed(model, seen)
     assert still and float(distance(model, before, after).max()) < 0.01
 

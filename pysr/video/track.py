@@ -47,10 +47,14 @@ USUAL_WEIGHT = 2
 
 @dataclass(frozen=True)
 class Anchor:
-    """The blur estimated on one frame: its code (m,), and its precision up to a factor."""
+    """The blur estimated on one frame: its code, and its precision up to a factor.
+
+    Numbers, not a tensor: one that is kept for every so many frames leaves holes between what a
+    frame needs, and memory grows with the clip (glibc's aligned allocations do not fill them).
+    """
 
     index: int
-    code: Tensor
+    code: tuple[float, ...]
     precision: float
 
 
@@ -193,14 +197,14 @@ class LiveTrack:
 def observe(upscaler: Upscaler, rgb: Tensor, index: int) -> Anchor:
     """Estimate the blur of a frame (3, H, W)."""
     crops = informative_crops(rgb[None])
-    code = upscaler.estimate_on(crops).code[0].float().cpu()
+    code = tuple(upscaler.estimate_on(crops).code[0].tolist())
     energy = sum(gradient_energy(crop) for _, _, crop in crops)
     return Anchor(index, code, energy / len(crops) + 1e-9)
 
 
 def smoothed(model: DAN, anchors: Sequence[Anchor]) -> tuple[Tensor, bool]:
     """The track's codes at the anchors (A, m), and whether they are all the same."""
-    seen = torch.stack([a.code for a in anchors]).double()
+    seen = torch.tensor([a.code for a in anchors], dtype=torch.float64)
     precision = torch.tensor([a.precision for a in anchors], dtype=torch.float64)
     noise = (precision.mean() / precision).tolist()  # variances, 1 for an anchor like the others
     gaps = [b.index - a.index for a, b in zip(anchors, anchors[1:], strict=False)]
@@ -217,7 +221,7 @@ def smoothed(model: DAN, anchors: Sequence[Anchor]) -> tuple[Tensor, bool]:
 
 def mean_distance(model: DAN, anchors: Sequence[Anchor], codes: Tensor) -> float:
     """`Shot.spread`, of the track's codes (A, m) at the anchors."""
-    return float(distance(model, torch.stack([a.code for a in anchors]), codes).mean())
+    return float(distance(model, torch.tensor([a.code for a in anchors]), codes).mean())
 
 
 def distance(model: DAN, a: Tensor, b: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ESTIMATE_CROP = 160  # side of the crops that a kernel is estimated on: few large beat many small
@@ -21,30 +22,35 @@ Crop = tuple[slice, slice, Tensor]  # rows, columns and what is there, (1, 3, h,
 def informative_crops(lr: Tensor) -> list[Crop]:
     """The crops of (1, 3, H, W) that say most about its blur.
 
-    A picture with no more pixels than all crops together is taken whole, of a narrow one the
-    middle. Else every crop is a square where the gradient energy that the ones before it leave
-    uncovered is largest: blur shows where there is detail. Where none is left there are fewer.
+    A picture with no more pixels than all crops together is taken whole. Else every crop is a
+    square, of a narrow picture as high or wide as that, where the gradient energy that the ones
+    before it leave uncovered is largest: blur shows where there is detail. Where none is left there
+    are fewer.
     """
-    h, w = lr.shape[-2:]
-    side = ESTIMATE_CROP
-    if h * w <= ESTIMATE_CROPS * side**2:
+    sides = lr.shape[-2:]
+    if math.prod(sides) <= ESTIMATE_CROPS * ESTIMATE_CROP**2:
         return [whole(lr)]
-    if min(h, w) < side:
-        return [_crop(lr, *(_middle(n, ESTIMATE_CROPS * side) for n in (h, w)))]
     grey = lr.mean(1)
     energy = torch.zeros_like(grey)
     energy[:, 1:] += (grey[:, 1:] - grey[:, :-1]) ** 2
     energy[:, :, 1:] += (grey[:, :, 1:] - grey[:, :, :-1]) ** 2
-    cell = side // 4  # the squares are placed on a grid this fine
-    cells = torch.nn.functional.avg_pool2d(energy[None], cell)
+    extents = [min(ESTIMATE_CROP, n) for n in sides]
+    # Crops are placed on a grid of quarters of them; the last ones end where the picture does.
+    steps = [extent // 4 if extent < n else n for extent, n in zip(extents, sides, strict=True)]
+    counts = [extent // step for extent, step in zip(extents, steps, strict=True)]
+    cells = F.avg_pool2d(energy[None], steps, ceil_mode=True, divisor_override=1)
     crops = []
     for _ in range(ESTIMATE_CROPS):
-        squares = torch.nn.functional.avg_pool2d(cells, 4, stride=1)[0, 0]
-        if crops and not bool(squares.any()):
+        sums = F.avg_pool2d(cells, counts, stride=1, divisor_override=1)[0, 0]
+        if crops and not bool(sums.any()):
             break
-        y, x = divmod(int(squares.argmax()), squares.shape[1])
-        cells[..., y : y + 4, x : x + 4] = 0
-        crops.append(_crop(lr, *(slice(cell * i, cell * i + side) for i in (y, x))))
+        at = divmod(int(sums.argmax()), sums.shape[1])
+        cells[(..., *(slice(i, i + count) for i, count in zip(at, counts, strict=True)))] = 0
+        starts = [
+            min(i * step, n - extent)
+            for i, step, n, extent in zip(at, steps, sides, extents, strict=True)
+        ]
+        crops.append(_crop(lr, *map(slice, starts, map(sum, zip(starts, extents, strict=True)))))
     return crops
 
 
@@ -56,11 +62,6 @@ def gradient_energy(rgb: Tensor) -> float:
 
 def _crop(lr: Tensor, rows: slice, columns: slice) -> Crop:
     return rows, columns, lr[..., rows, columns]
-
-
-def _middle(length: int, most: int) -> slice:
-    start = max(length - most, 0) // 2
-    return slice(start, start + min(length, most))
 
 
 def whole(lr: Tensor) -> Crop:

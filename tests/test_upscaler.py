@@ -413,6 +413,29 @@ def test_crops_are_where_the_detail_is():
     assert sum(crop.shape[-1] * crop.shape[-2] for _, _, crop in crops) < 0.2 * 600 * 700
 
 
+@pytest.mark.parametrize("size", [(319, 319), (310, 700), (1200, 100), (90, 3001), (160, 330)])
+@pytest.mark.parametrize("corner", ["first", "last"])
+def test_crops_reach_every_edge(size, corner):
+    lr = torch.full((1, 3, *size), 0.5)
+    detail = [slice(0, 30) if corner == "first" else slice(n - 30, n) for n in size]
+    lr[(..., *detail)] = torch.rand(3, 30, 30)
+    rows, columns, crop = informative_crops(lr)[0]
+    for found, wanted, n in zip((rows, columns), detail, size, strict=True):
+        assert 0 <= found.start <= wanted.start and wanted.stop <= found.stop <= n
+        assert found.stop - found.start == min(160, n)
+    assert torch.equal(crop, lr[..., rows, columns])
+
+
+def test_the_blur_of_a_banner_is_found_where_its_detail_is(upscaler, photograph):
+    banner = np.full((200, 2400, 3), 235, np.uint8)
+    banner[:, :500] = photograph[100:300, :500]
+    hr = torch.from_numpy(banner).permute(2, 0, 1)[None] / 255
+    kernel = blur.isotropic(1.2)
+    result = upscaler(to_8bit(classical(hr, kernel, 2)))
+    assert (result.kernel - kernel).abs().sum() < 0.3
+    assert psnr(result.image, hr, 2) > 30
+
+
 @pytest.mark.parametrize("size", [(80, 120), (100, 500)])
 def test_small_pictures_are_looked_at_whole(size):
     ((rows, columns, crop),) = informative_crops(torch.rand(1, 3, *size))

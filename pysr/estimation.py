@@ -41,6 +41,9 @@ def check_scout(model: nn.Module, scout: nn.Module) -> None:
     for kind in (model, scout):
         if not isinstance(kind, DAN):
             raise ValueError(f"scout: expected a DAN for a DAN, got {type(kind).__name__}")
+    wanted, got = model.encoder.dtype, scout.encoder.dtype
+    if got != wanted:
+        raise ValueError(f"scout: expected weights in {wanted}, as the model's, got {got}")
     wanted, got = model.config.scale, scout.config.scale
     if got != wanted:
         raise ValueError(f"scout: expected the model's scale, {wanted}, got {got}")

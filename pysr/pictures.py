@@ -181,8 +181,11 @@ def _exif(path: Path, image: Image.Image) -> tuple[bytes | None, int]:
         orientation = exif.pop(_ORIENTATION, 1)
         for tag in _STRUCTURE & set(exif):
             del exif[tag]
-        for tag in _SIZE:
-            exif.get_ifd(_CAMERA).pop(tag, None)
+        if _CAMERA in exif:  # asking for the folder makes one
+            for tag in _SIZE:
+                exif.get_ifd(_CAMERA).pop(tag, None)
+            if not exif.get_ifd(_CAMERA):
+                del exif[_CAMERA]
         return (exif.tobytes() if len(exif) else None), orientation
     except Exception as error:  # what is no EXIF, or tags of types that they cannot have
         warnings.warn(f"{path}: its EXIF is left out, it is damaged ({error})", stacklevel=2)

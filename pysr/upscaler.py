@@ -182,10 +182,14 @@ class Upscaler:
             self.engine, lambda: engines.create("torch", model, self.device, "float32")
         )
         self._estimation = estimation_of(model, self._guard, self.device)
-        self._assumed = self._estimation.unknown if kernel is None else self.given(kernel)
         self._scout = None
-        if scout is not None:
-            self._scout = Upscaler(scout, device=device, engine=engine, precision=precision)
+        try:
+            self._assumed = self._estimation.unknown if kernel is None else self.given(kernel)
+            if scout is not None:
+                self._scout = Upscaler(scout, device=device, engine=engine, precision=precision)
+        except BaseException:
+            self.close()
+            raise
 
     def __getstate__(self) -> dict:
         return self._arguments
@@ -211,8 +215,8 @@ class Upscaler:
         pixels) would wait for; worth it before many of that size. Raises ValueError for no pixels,
         a tile below 32, and after `close`."""
         check_tile(tile)
-        if min(height, width) < 1:
-            raise ValueError(f"warm_up: expected at least 1x1 pixels, got {width}x{height}")
+        if not all(isinstance(n, Integral) and n > 0 for n in (height, width)):
+            raise ValueError(f"warm_up: expected at least 1x1 whole pixels, got {width}x{height}")
         _check_process()
         parts = tiles(height, width, tile, self._halo)
         needed = {(self, 1, *(s.stop - s.start for s in part.seen)) for part in parts}
@@ -311,7 +315,8 @@ class Upscaler:
     def _estimates(self, picture: arrays.Unpacked) -> list[Estimate]:
         known = self._assumed
         if known is not None and known.kernel is not None:
-            return [replace(known, kernel=known.kernel.clone()) for _ in picture.rgb]
+            code = None if known.code is None else known.code.clone()
+            return [replace(known, kernel=known.kernel.clone(), code=code) for _ in picture.rgb]
         return [self.estimate_on(informative_crops(rgb[None])) for rgb in picture.rgb]
 
     def known(self, kernel=None) -> Estimate | None:

@@ -46,6 +46,14 @@ def test_what_cannot_be_compared_is_one_line(shape, border, message):
             figure(torch.rand(shape), torch.rand(shape), border)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pictures_that_count_to_255_are_not_taken_for_identical(dtype):
+    x = torch.full((1, 3, 20, 20), 100, dtype=dtype)
+    for figure in (psnr, ssim):
+        with pytest.raises(ValueError, match=r"in \[0, 1\], got values up to 200 of torch"):
+            figure(x / 255 if dtype == torch.float32 else x + 100, x + 100)
+
+
 def test_a_picture_smaller_than_the_scale_is_one_line():
     with pytest.raises(ValueError, match="^hr: expected at least 4x4 pixels, got 3x9$"):
         next(cases("bicubic", 4, torch.rand(1, 3, 9, 3)))

@@ -174,6 +174,19 @@ def test_profile_and_exif_travel(tmp_path, suffix):
     assert not {0xA002, 0xA003} & set(tags.get_ifd(0x8769))
 
 
+def test_exif_gets_no_folder_that_it_did_not_have(tmp_path):
+    pixels = noise(64, 64, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", compression="tiff_deflate", dpi=(300, 300))
+    picture = pictures.read(tmp_path / "a.tif")
+    tags = Image.Exif()
+    tags.load(picture.exif)
+    assert tags[0x011A] == 300 and 0x8769 not in tags
+    pictures.write(tmp_path / "b.tif", picture)
+    with Image.open(tmp_path / "b.tif") as again:
+        assert again.info["compression"] == "tiff_adobe_deflate"
+        np.testing.assert_array_equal(np.asarray(again), pixels)
+
+
 def test_a_format_without_a_profile_leaves_it_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="a.bmp: colour profile and EXIF are left out"):
         pictures.write(tmp_path / "a.bmp", Picture(noise(8, 8, 3), ICC))

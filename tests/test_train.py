@@ -185,8 +185,10 @@ def test_a_picture_that_is_too_small_is_named_before_the_first_step(
         lambda content: b"no checkpoint",
         lambda content: saved({"model": {}}),
         lambda content: saved([1, 2]),
+        lambda content: saved(torch.load(io.BytesIO(content)) | {"optimiser": 3}),
+        lambda content: saved(torch.load(io.BytesIO(content)) | {"description": 3}),
     ],
-    ids=["empty", "cut", "text", "parts", "list"],
+    ids=["empty", "cut", "text", "parts", "list", "optimiser", "description"],
 )
 def test_a_damaged_checkpoint_is_named(data, tmp_path, damage):
     train_dan(TINY, data, DEGRADATION, dataclasses.replace(OPTIONS, steps=1), tmp_path)
@@ -203,13 +205,12 @@ def saved(content):
     return file.getvalue()
 
 
-def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
     options = dataclasses.replace(OPTIONS, steps=2, save_every=2, log_every=100)
     train_dan(TINY, data, DEGRADATION, options, tmp_path)
     before = (tmp_path / "last.pt").read_bytes()
-    options = dataclasses.replace(
-        OPTIONS, steps=8, save_every=4, log_every=100, learning_rate=math.inf
-    )
+    options = dataclasses.replace(OPTIONS, steps=8, save_every=4, log_every=100)
+    monkeypatch.setattr(TrainingOptions, "rate", lambda *_: math.inf)
     with pytest.raises(RuntimeError, match="weights are not finite near step 4"):
         train_dan(TINY, data, DEGRADATION, options, tmp_path)
     assert (tmp_path / "last.pt").read_bytes() == before
@@ -517,7 +518,19 @@ def test_a_shipped_recipe_is_meant_by_its_bare_name_alone(name, tmp_path, monkey
         ('kind = "dml"\nout = "o"\n[data]\nfolders = ["f"]', "training.steps: missing"),
         ('kind = "dan"\nmodel = 3', r"expected a section \[model\]"),
         (f"{DAN}save_every = 0", "training.save_every: expected at least 1, got 0"),
-        (f"{DAN}betas = [0.9]", "training.betas: expected two, got 1"),
+        (f"{DAN}betas = [0.9]", "training.betas: expected two from 0 to below 1, got 0.9"),
+        (f"{DAN}betas = [0.9, 1.5]", "training.betas: expected two .*, got 0.9, 1.5"),
+        (f"{DAN}learning_rate = -1.0", "learning_rate: expected above 0, and finite, got -1.0"),
+        (f"{DAN}learning_rate = nan", "learning_rate: expected above 0, and finite, got nan"),
+        ('kind = ["dan"]', r"kind: expected one of dan, dml, abl, sr, got \['dan'\]"),
+        (
+            'kind = "dan"\n[data]\nfolders = ["f"]\ndamping = -1.0',
+            "data.damping: expected 0 or more",
+        ),
+        (
+            'kind = "sr"\narchitecture = "vdsr"\n[model]\nfeatures = 0',
+            "features: expected at least 1",
+        ),
         (f"{DAN}warmup = -5", "training.warmup: expected at least 0, got -5"),
         (f"{DAN}cooldown = -3", "training.cooldown: expected at least 0, got -3"),
         (f"{DAN}halve_every = -1", "training.halve_every: expected at least 0, got -1"),

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data as photographs
 
 import pysr
-from pysr import arrays, blur
+from pysr import arrays, blur, engines
 from pysr.consistency import consistency
 from pysr.degrade import classical, imresize, to_8bit
 from pysr.evaluate import psnr
@@ -517,7 +517,7 @@ def test_a_model_can_learn_on_after_an_upscaler_had_it():
 
 def test_nothing_is_warmed_up_after_close():
     upscaler = pysr.load("dan-lite-x2", device="cpu")
-    with pytest.raises(ValueError, match="warm_up: expected at least 1x1 pixels, got 0x0"):
+    with pytest.raises(ValueError, match="warm_up: expected at least 1x1 whole pixels, got 0x0"):
         upscaler.warm_up(0, 0)
     with pytest.raises(ValueError, match="tile: expected at least 32 pixels, got 0"):
         upscaler.warm_up(40, 40, tile=0)
@@ -604,6 +604,7 @@ def test_an_assumed_kernel_is_not_handed_out():
         before = upscaler(lr).image
         (found,) = upscaler.estimates(lr)
         found.kernel.zero_()
+        found.code.zero_()
         assert torch.equal(upscaler(lr).image, before)
         assert float(upscaler(lr).kernel.sum()) == pytest.approx(1, abs=1e-5)
 
@@ -635,8 +636,35 @@ def test_unknown_devices_and_engines():
             pysr.load(device=device)
     with pytest.raises(ValueError, match="engine: expected auto or one of native, torch"):
         pysr.load(engine="steam")
-    with pytest.raises(ModelError, match="scale: expected an integer, got 1.5"):
-        pysr.load("vdsr-lite", scale=1.5)
+    for name, scale in (("vdsr-lite", 1.5), (None, "2"), (None, True)):
+        with pytest.raises(ModelError, match=f"scale: expected an integer, got {scale!r}"):
+            pysr.load(name, scale=scale)
+    with pytest.raises(ModelError, match="expected a name or a file, got a DAN"):
+        pysr.load(load_model("dan-lite-x2"))
+
+
+def test_a_halo_that_is_no_number_of_pixels():
+    model = torch.nn.Upsample(scale_factor=2)
+    model.scale, model.halo = 2, -3
+    with pytest.raises(ValueError, match="a halo of whole pixels from 0 on, got -3"):
+        Upscaler(model, device="cpu")
+
+
+def test_what_cannot_be_made_leaves_no_engine_open(monkeypatch):
+    opened, create = [], engines.create
+
+    def counted(*arguments):
+        opened.append(create(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(engines, "create", counted)
+    outside = torch.zeros(41, 41)
+    outside[0, 0] = 1
+    with pytest.raises(ValueError, match="nothing of it lies in the middle"):
+        Upscaler(load_model("dan-lite-x2"), kernel=outside, device="cpu")
+    (engine,) = opened
+    with pytest.raises(Exception):  # noqa: B017 any: it is closed
+        engine.restore(torch.rand(1, 3, 24, 24), torch.rand(1, 16))
 
 
 def test_half_open_values_are_clipped_not_wrapped(upscaler):

@@ -49,10 +49,11 @@ def jpeg(x: Tensor, quality: Tensor | int) -> Tensor:
     Returns:
         (N, 3, H, W), multiples of 1/255, of x's dtype.
     Raises:
-        ValueError: for a quality outside that range, and for other shapes.
+        ValueError: for a quality outside that range, and for other shapes or types.
     """
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"x: expected (N, 3, H, W), got {tuple(x.shape)}")
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        got = f"{tuple(x.shape)} of {x.dtype}"
+        raise ValueError(f"x: expected (N, 3, H, W) in floating point, got {got}")
     wide = torch.promote_types(x.dtype, torch.float32)
     quality = torch.as_tensor(quality, dtype=wide, device=x.device)
     if quality.numel() not in (1, len(x)):

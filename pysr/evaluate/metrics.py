@@ -9,13 +9,16 @@ from torch import Tensor
 from pysr.colour import luma
 from pysr.degrade import to_8bit
 
+LARGEST = 16  # networks may overshoot 1; what goes further counts to 255, or to more
+
 
 @torch.no_grad()
 def psnr(x: Tensor, y: Tensor, border: int = 0) -> float:
     """PSNR in dB between two pictures (1, 3, H, W) in [0, 1], rounded to 8 bits, on Y.
 
     `border` pixels are left out at each side. Identical pictures give infinity.
-    Raises ValueError for pictures of two sizes or of another shape, or where no pixel is left.
+    Raises ValueError for pictures of two sizes or of another shape, not in floating point or in
+    another range, or where no pixel is left.
     """
     x, y = _prepared(x, y, border)
     error = torch.mean((x - y) ** 2)
@@ -28,8 +31,7 @@ def ssim(x: Tensor, y: Tensor, border: int = 0) -> float:
 
     The window is an 11x11 Gaussian of sigma 1.5 over the valid region (Wang et al. 2004, K1 = 0.01,
     K2 = 0.03, L = 255); `border` pixels are left out at each side first.
-    Raises ValueError for pictures of two sizes or of another shape, or where less than 11 pixels
-    are left.
+    Raises ValueError as `psnr`, and where less than 11 pixels are left.
     """
     x, y = _prepared(x, y, border)
     if min(x.shape[-2:]) < 11:
@@ -58,6 +60,12 @@ def _prepared(x: Tensor, y: Tensor, border: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"expected pictures of one size, got {tuple(x.shape)}, {tuple(y.shape)}")
     if x.ndim != 4 or x.shape[:2] != (1, 3):
         raise ValueError(f"expected pictures of (1, 3, H, W), got {tuple(x.shape)}")
+    for picture in (x, y):
+        if not picture.is_floating_point() or picture.amax() > LARGEST:
+            raise ValueError(
+                "expected pictures in floating point, in [0, 1], got values up to "
+                f"{float(picture.amax()):g} of {picture.dtype}"
+            )
     height, width = x.shape[-2:]
     if border < 0 or min(height, width) <= 2 * border:
         raise ValueError(f"expected pixels inside a border of {border}, got {width}x{height}")

@@ -37,8 +37,12 @@ def scale_of(network: nn.Module) -> int:
 
 
 def halo_of(network: nn.Module) -> int:
-    """LR pixels of context that its tiles are given."""
-    return getattr(network, "halo", AFFORDABLE_HALO)
+    """LR pixels of context that its tiles are given. Raises ValueError for what is no number of
+    pixels."""
+    halo = getattr(network, "halo", AFFORDABLE_HALO)
+    if not isinstance(halo, Integral) or halo < 0:
+        raise ValueError(f"model: expected a halo of whole pixels from 0 on, got {halo!r}")
+    return halo
 
 
 def check_scale(scale: int, expected: tuple[int, ...]) -> None:

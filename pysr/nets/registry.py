@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -150,8 +151,7 @@ def load_model(name: str | Path, scale: int | None = None) -> nn.Module:
         ModelError: for an unknown name, a file that is missing, damaged or of another network, or a
             model of another scale.
     """
-    if scale is not None and (not isinstance(scale, int) or isinstance(scale, bool)):
-        raise ModelError(f"scale: expected an integer, got {scale!r}")
+    _check_scale(scale)
     model = _loaded(name, scale)
     own = model.config.scale
     if scale in (None, own):
@@ -176,11 +176,17 @@ def default_model(scale: int | None = None, many_on: torch.device | None = None)
     Raises:
         ModelError: for a scale that none is shipped for.
     """
+    _check_scale(scale)
     scale = 4 if scale is None else scale
     if scale not in DEFAULTS:
         raise ModelError(f"scale: no model for x{scale} is shipped; name one, or its file")
     slow = many_on is not None and many_on.type == "cpu" and not on_matrix_tiles(many_on)
     return (DEFAULTS_FOR_MANY if slow else DEFAULTS)[scale]
+
+
+def _check_scale(scale: object) -> None:
+    if scale is not None and (not isinstance(scale, Integral) or isinstance(scale, bool)):
+        raise ModelError(f"scale: expected an integer, got {scale!r}")
 
 
 def load_dan(model: str | Path | nn.Module) -> DAN:
@@ -246,6 +252,9 @@ def _network(architecture: object, config: dict) -> nn.Module:
 
 
 def _loaded(name: str | Path, scale: int | None) -> nn.Module:
+    if isinstance(name, nn.Module):
+        kind = type(name).__name__
+        raise ModelError(f"model: expected a name or a file, got a {kind}; Upscaler takes those")
     if str(name) in SHIPPED:
         return _load_safetensors(WEIGHTS / SHIPPED[str(name)].file, scale)
     path = Path(name)

@@ -27,7 +27,7 @@ class VDSRConfig:
     Attributes:
         scale: s, what it interpolates by, 1 or more; no weight depends on it.
         layers: convolutions, at least 2.
-        features: channels between them.
+        features: channels between them, at least 1.
     """
 
     scale: int = 4
@@ -39,6 +39,8 @@ class VDSRConfig:
             raise ValueError(f"scale: expected a whole number from 1 on, got {self.scale}")
         if self.layers < 2:
             raise ValueError(f"layers: expected at least 2, got {self.layers}")
+        if self.features < 1:
+            raise ValueError(f"features: expected at least 1, got {self.features}")
 
 
 class VDSR(nn.Module):

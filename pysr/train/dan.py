@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -70,6 +71,8 @@ class DANData:
                 "data.reduced, data.enlarged: expected shares, together at most 1, got "
                 f"{self.reduced} and {self.enlarged}"
             )
+        if self.damping is not None and not 0 <= self.damping < math.inf:
+            raise ValueError(f"data.damping: expected 0 or more, and finite, got {self.damping}")
         if self.learns not in LOSSES:
             raise ValueError(f"data.learns: expected {', '.join(LOSSES)}, got {self.learns!r}")
         if self.learns != "both" and (self.apart or self.guided):

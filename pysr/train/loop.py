@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import gc
 import json
+import math
 import os
 import signal
 import threading
@@ -69,12 +70,17 @@ class TrainingOptions:
     def __post_init__(self):
         check_least("training", self, 1, "steps", "log_every", "validate_every", "save_every")
         check_least("training", self, 0, "warmup", "halve_every", "cooldown")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"training.learning_rate: expected above 0, and finite, got {self.learning_rate}"
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema: expected from 0 to below 1, got {self.ema}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"training.seed: expected from 0 to below 2**63, got {self.seed}")
-        if len(self.betas) != 2:
-            raise ValueError(f"training.betas: expected two, got {len(self.betas)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            got = ", ".join(map(str, self.betas))
+            raise ValueError(f"training.betas: expected two from 0 to below 1, got {got}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"training.precision: expected fp32 or bf16, got {self.precision!r}")
 
@@ -234,7 +240,8 @@ def _join_processes(device: torch.device) -> tuple[int, int]:
 
 def _leave_processes() -> None:
     """End the group's threads: one that outlives the interpreter may abort the process."""
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():  # whoever called may have left it already
+        torch.distributed.destroy_process_group()
     gc.collect()  # the last to hold the group are modules in cycles
 
 
@@ -266,10 +273,12 @@ def _resume(path: Path, model, average, optimiser, description: dict, device) ->
             f"{path}: was made by another recipe ({', '.join(changed)} differ); "
             "use another output folder, or the same recipe"
         )
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"]
+    try:
+        for part, name in ((model, "model"), (average, "average"), (optimiser, "optimiser")):
+            part.load_state_dict(state[name])
+        return int(state["step"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _read(path: Path, device: torch.device) -> dict:
@@ -279,14 +288,18 @@ def _read(path: Path, device: torch.device) -> dict:
         missing = {"model", "average", "optimiser", "step", "description"} - state.keys()
         if missing:
             raise ValueError(f"without {', '.join(sorted(missing))}")
+        if not isinstance(state["description"], dict):
+            raise ValueError("without a description")
     except OSError:
         raise
     except Exception as error:  # torch meets damage in many ways
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({reason}); remove it to begin anew"
-        ) from None
+        raise _unreadable(path, error) from None
     return state
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return ValueError(f"{path}: not a readable checkpoint ({reason}); remove it to begin anew")
 
 
 class _Reporter:

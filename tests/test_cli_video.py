@@ -77,7 +77,7 @@ def test_an_interrupted_clip_says_what_is_kept(small, tiny_model, tmp_path, caps
     [
         ("libx264", "preset: libx264 takes ultrafast, superfast, "),
         ("libx265", "preset: libx265 takes ultrafast, superfast, "),
-        ("libsvtav1", "libsvtav1 refuses yuv420p with crf 24 and preset nope"),
+        ("libsvtav1", "libsvtav1 refuses yuv420p at 25 fps with crf 24 and preset nope"),
     ],
 )
 def test_a_preset_that_is_none_is_one_line_of_ours(

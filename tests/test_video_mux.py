@@ -330,6 +330,32 @@ def test_what_a_container_cannot_hold_is_refused_before_the_work(tmp_path, suffi
     assert "\n" not in str(caught.value)
 
 
+def test_frames_closer_than_a_container_counts_are_refused_before_the_work(tmp_path):
+    pts = [3600 * i for i in range(12)] + [3600 * 11 + 30] + [3600 * i for i in range(12, 20)]
+    options = {"g": "8", "bf": "0"}
+    near = draw_clip(
+        tmp_path / "in.mp4", len(pts), pts=pts, time_base=Fraction(1, 90000), options=options
+    )
+    clip = probe(near)
+    with pytest.raises(
+        VideoError,
+        match=r"^\S*o\.mkv: \.mkv cannot hold frames 11 and 12, which are 0\.000333 s apart: it "
+        r"counts in 0\.001 s; a name ending in \.mp4 can$",
+    ):
+        check_target(tmp_path / "o.mkv", clip, Encoding.choose(clip, "o.mkv"))
+    upscale(clip, tmp_path / "o.mp4")
+    again = probe(tmp_path / "o.mp4")
+    assert [t * again.time_base for t in again.pts] == [t * clip.time_base for t in clip.pts]
+
+
+def test_an_encoder_of_other_forms_is_refused_by_its_name(tmp_path):
+    clip = probe(draw_clip(tmp_path / "in.mp4", 2))
+    for codec, takes in (("gif", "rgb8"), ("libx264rgb", "bgr0")):
+        words = f"^codec {codec}: expected one of planar YUV or GBR, it takes {takes}"
+        with pytest.raises(VideoError, match=words):
+            Encoding.choose(clip, "o.mkv", codec=codec)
+
+
 def test_text_subtitles_take_the_form_that_a_container_holds_and_come_back(tmp_path):
     source = draw_clip(tmp_path / "in.mkv", subtitles=("deu", "fra"))
     other, again = tmp_path / "other.mp4", tmp_path / "again.mkv"

@@ -129,6 +129,17 @@ def test_frames_cut_off_after_the_probe_are_missed(tmp_path):
         list(read(clip))
 
 
+@pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat"])
+def test_lists_of_files_are_refused(tmp_path, name):
+    """They stay the same when the files change, which resuming would not notice."""
+    draw_clip(tmp_path / "a.ts", 8)
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.32,\na.ts\n#EXT-X-ENDLIST\n"
+    concat = "ffconcat version 1.0\nfile a.ts\n"
+    (tmp_path / name).write_text(hls if name.endswith("m3u8") else concat)
+    with pytest.raises(VideoError, match=f"{name}: expected a clip, got a list of other files"):
+        probe(tmp_path / name)
+
+
 def test_spans_outside_the_clip_are_refused(tmp_path):
     clip = probe(draw_clip(tmp_path / "a.mp4", 4))
     for span in ((0, 5), (-1, 2), (3, 2)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -65,8 +66,15 @@ def check_target(target: str | Path, clip: Clip, encoding: Encoding) -> tuple[st
 def _refused(suffix: str, file, clip: Clip, encoding: Encoding) -> tuple[list, list]:
     """Streams that the container does not take, in words; and those that it may go without."""
     refused, left_out = [], []
-    if _time_base(suffix, clip, encoding) is None:
+    time_base = _time_base(suffix, clip, encoding)
+    if time_base is None:
         refused.append(f"video {encoding.codec} {encoding.pixel_format}")
+    elif (at := _same_time(clip, time_base)) is not None:
+        apart = float((clip.pts[at + 1] - clip.pts[at]) * clip.time_base)
+        refused.append(
+            f"frames {at} and {at + 1}, which are {apart:.3g} s apart: it counts in "
+            f"{float(time_base):g} s"
+        )
     for stream in _others(file, clip):
         way = _way(suffix, stream)
         if way is None and (stream.type == "data" or is_attached_picture(stream)):
@@ -79,6 +87,13 @@ def _refused(suffix: str, file, clip: Clip, encoding: Encoding) -> tuple[list, l
                 refused.append(f"{in_words(stream)}, of which lines overlap")
             left_out.append(f"{in_words(stream)}: fonts, colours and places: it becomes {form}")
     return refused, left_out
+
+
+def _same_time(clip: Clip, time_base: Fraction) -> int | None:
+    """The first frame that has the time of the next one where times are counted in `time_base`."""
+    times = [math.floor(pts * clip.time_base / time_base + Fraction(1, 2)) for pts in clip.pts]
+    pairs = zip(times, times[1:], strict=False)
+    return next((i for i, (before, after) in enumerate(pairs) if before == after), None)
 
 
 def _others(file, clip: Clip) -> list:

@@ -131,8 +131,8 @@ class Encoding:
             if self._hardware:
                 reason = f"{reason}: it needs an NVIDIA GPU that encodes, and its driver"
             raise VideoError(
-                f"{self.codec} refuses {what} with crf {self.crf} and preset {self.preset} "
-                f"({reason})"
+                f"{self.codec} refuses {what} at {float(clip.rate):g} fps with crf {self.crf} and "
+                f"preset {self.preset} ({reason})"
             ) from None
 
     def configure(self, context, clip: Clip, size: tuple[int, int]) -> None:
@@ -197,8 +197,7 @@ class Encoding:
             raise VideoError(
                 f"pixel format {self.pixel_format}: {self.codec} takes {', '.join(formats)}"
             )
-        chosen = layout(self.pixel_format)
-        if chosen.grey or self.pixel_format not in (chosen.planar, _TWO_PLANES):
+        if not _is_usable(self.pixel_format):
             raise VideoError(f"pixel format {self.pixel_format}: expected a planar YUV or GBR one")
         context = encoder.create()
         known = {option.name for option in context.supported_options.private}
@@ -237,7 +236,20 @@ def _default_format(clip: Clip, codec: str) -> str:
     deep = () if clip.depth == 8 else (f"{stem}10le", "yuv420p10le", _TWO_PLANES)
     wanted = (*deep, stem, "yuv420p")
     fitting = [name for name in wanted if not takes or name in takes]
-    return (fitting or takes)[0]
+    usable = fitting or [name for name in takes if _is_usable(name)]
+    if not usable:
+        names = ", ".join(takes)
+        raise VideoError(f"codec {codec}: expected one of planar YUV or GBR, it takes {names}")
+    return usable[0]
+
+
+def _is_usable(pixel_format: str) -> bool:
+    """Whether results can be written in it: planar, and no grey."""
+    try:
+        chosen = layout(pixel_format)
+    except VideoError:
+        return False
+    return not chosen.grey and pixel_format in (chosen.planar, _TWO_PLANES)
 
 
 def _png(clip: Clip, codec, crf, preset, pixel_format) -> Encoding:

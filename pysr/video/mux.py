@@ -92,14 +92,15 @@ def rehearse(
     few = replace(clip, pts=clip.pts[:count], durations=clip.durations[:count], keys=(0,))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         black, whole = Path(scratch, "black.mkv"), Path(scratch, f"whole{target.suffix}")
-        with SegmentWriter(black, few, size, encoding) as writer:
-            samples = writer.samples(torch.zeros(3, *size))
-            for pts, duration in zip(few.pts, few.durations, strict=True):
-                writer.write(samples, pts, duration)
         try:
+            with SegmentWriter(black, few, size, encoding) as writer:
+                samples = writer.samples(torch.zeros(3, *size))
+                for pts, duration in zip(few.pts, few.durations, strict=True):
+                    writer.write(samples, pts, duration)
             return _tried(whole, few, _measured(target, few, [black]))
         except (pyav().FFmpegError, VideoError) as error:
-            problem = getattr(error, "strerror", None) or str(error).removeprefix(f"{whole}: ")
+            problem = getattr(error, "strerror", None) or str(error)
+            problem = problem.removeprefix(f"{whole}: ").removeprefix(f"{black}: ")
             if getattr(error, "errno", None) in _OF_THE_DISK:
                 raise VideoError(f"{target}: cannot be written ({problem})") from None
             other = target.suffix.lower() != ".mkv"

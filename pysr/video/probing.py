@@ -25,6 +25,7 @@ _RGB, _UNSPECIFIED, _FULL = 0, 2, 2  # matrices and a range (ITU-T H.273)
 # What AVI cannot tell the display times of, where frames are kept in another order.
 _REORDERED_IN_AVI = ("h264", "hevc")
 _RATES_ALIKE = Fraction(1, 20)
+_LISTS = {"concat", "dash", "hls", "imf", "webm_dash_manifest"}  # formats that name other files
 _VP9_ALPHA = "alpha_mode"  # the tag of transparency, which FFmpeg's own decoder does not show
 
 
@@ -48,6 +49,7 @@ def probe(path: Path, index: int | None) -> Clip:
         raise VideoError(f"{path}: expected a file, which is read more than once, got a pipe")
     try:
         with opened(path) as container:
+            _check_own(path, container)
             stream = _choose(path, container, index)
             clip, first = _describe(path, container, stream)
         with opened(path) as container:
@@ -59,6 +61,15 @@ def probe(path: Path, index: int | None) -> Clip:
             f"{path}: not readable as video: {error.strerror} (damaged, truncated or no video?)"
         ) from None
     return _with_times(clip, packets)
+
+
+def _check_own(path: Path, container) -> None:
+    """Refuse a list of other files, which may change while this one stays."""
+    if _LISTS & set(container.format.name.split(",")):
+        raise VideoError(
+            f"{path}: expected a clip, got a list of other files ({container.format.name}); join "
+            "them first: ffmpeg -i IN -map 0 -c copy OUT.mkv"
+        )
 
 
 def _choose(path: Path, container, index: int | None):

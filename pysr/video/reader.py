@@ -114,10 +114,10 @@ def _from_key(clip: Clip, key: int, first: int, stop: int) -> Iterator[tuple]:
         for other in container.streams:
             if other.index != clip.stream:
                 other.discard = av.stream.Discard.all
-        if key > 0:
-            container.seek(clip.pts[key], stream=stream)
         begun = key == 0
         try:
+            if key > 0:
+                container.seek(clip.pts[key], stream=stream)
             for frame in container.decode(stream):
                 if expected == stop:
                     return

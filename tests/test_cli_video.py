@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,9 @@ def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
     assert run("upscale", folder, results, "--model", tiny_model, *report) == 2
     captured = capsys.readouterr()
     assert "d.mp4" in captured.err and "1 of 4 files were not upscaled" in captured.err
-    assert sorted(p.name for p in results.iterdir()) == ["a.mkv", "b.mkv", "c.png"]
+    assert sorted(p.name for p in results.iterdir() if p.name[0] != ".") == [
+        *("a.mkv", "b.mkv", "c.png")
+    ]
     assert len(decoded(results / "b.mkv")) == 3
     report = json.loads((tmp_path / "report.json").read_text())
     assert [Path(each.get("source", each.get("input"))).name for each in report] == [
@@ -135,6 +138,41 @@ def test_a_folder_of_clips_and_pictures(small, tiny_model, tmp_path, capsys):
         "b.avi",
         "c.png",
     ]
+
+
+def test_a_folder_goes_on_with_the_clip_that_is_not_finished(small, tiny_model, tmp_path, capsys):
+    folder, results = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        shutil.copy(small, folder / name)
+    (folder / "c.mp4").write_text("no clip")
+    command = ("upscale", folder, results, "--model", tiny_model)
+    assert run(*command) == 2
+
+    def made():
+        return {p.name: p.stat().st_mtime_ns for p in results.iterdir() if p.suffix != ".json"}
+
+    before = made()
+    draw_clip(folder / "c.mp4", 3)
+    draw_clip(folder / "b.mkv", 4)  # another clip by an old name
+    capsys.readouterr()
+    report = tmp_path / "report.json"
+    assert run(*command, "--report", report) == 0
+    out = capsys.readouterr().out
+    assert "a.mkv (finished by an earlier run)" in out and out.count("finished") == 1
+    after = made()
+    assert after["a.mkv"] == before["a.mkv"] and after["b.mkv"] > before["b.mkv"]
+    assert [each["frames"] for each in json.loads(report.read_text())] == [5, 4, 3]
+    assert sorted(p.name for p in results.iterdir()) == ["a.mkv", "b.mkv", "c.mp4"]
+
+    (folder / "c.mp4").write_text("no clip")
+    assert run(*command) == 2  # all anew: nothing was left to finish
+    assert made()["a.mkv"] > after["a.mkv"]
+    capsys.readouterr()
+    for changed in (("--crf", 40), ("--restart",)):
+        again = made()
+        assert run(*command, *changed) == 2
+        assert made()["a.mkv"] > again["a.mkv"] and "finished" not in capsys.readouterr().out
 
 
 def test_pictures_in_sequence_to_a_clip_and_back(small, tiny_model, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from pysr import pictures
 from pysr.adapt import taught
 from pysr.cli import CommandError, one_line
+from pysr.cli.finished import Finished
 from pysr.cli.options import (
     adaptation,
     add_adapt_arguments,
@@ -65,11 +66,12 @@ def run(options: argparse.Namespace) -> int:
     check_writable(*used, *(path for pair in pairs for path in pair), report=options.report)
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     taken = {path.resolve() for pair in pairs for path in pair}
+    finished = Finished(target, options) if videos and source not in videos else None
     failures, reports = [], []
     for source, target in pairs:
         try:
             if source in videos:
-                about = upscale_clip(options, source, target, learning)
+                about = _upscale_clip(options, source, target, learning, finished)
             else:
                 about = _upscale_picture(restorer, source, target, known, learning, options, taken)
             reports.append(about)
@@ -82,12 +84,33 @@ def run(options: argparse.Namespace) -> int:
             words = str(error) or type(error).__name__
             where = "" if str(source) in words else f"{source}: "
             print(one_line(f"pysr upscale: {where}{words}"), file=sys.stderr)
+    if finished and not failures:
+        finished.forget()
     if options.report:
         content = reports[0] if videos and len(pairs) == 1 else reports
         write_json(options.report, content)
     if failures:
         raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
     return 0
+
+
+def _upscale_clip(
+    options: argparse.Namespace,
+    source: Path,
+    target: Path,
+    learning: dict | None,
+    finished: Finished | None,
+) -> dict:
+    """Upscale one clip, unless an earlier run of the folder has; returns what a report says."""
+    if finished is None:
+        return upscale_clip(options, source, target, learning)
+    about = finished.report(source, target)
+    if about is None:
+        about = upscale_clip(options, source, target, learning)
+        finished.note(source, target, about)
+    elif options.progress != "json":
+        print(one_line(f"{source} -> {target} (finished by an earlier run)"), flush=True)
+    return about
 
 
 def _upscale_picture(

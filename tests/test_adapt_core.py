@@ -111,9 +111,11 @@ def test_seconds_count_from_the_call(monkeypatch):
     assert learned(Slow(0.001), 3.0)[0].steps == 3
 
 
-def learned(learner, budget=100, picture=PICTURE):
-    report = Anytime(learner, [picture], Budget.of(budget), time.perf_counter()).run("test")
-    return report, learner.model.weight.item()
+def learned(learner, budget=100, picture=PICTURE, opinion=()):
+    loop = Anytime(
+        learner, [picture], Budget.of(budget), time.perf_counter(), opinion=list(opinion)
+    )
+    return loop.run("test"), learner.model.weight.item()
 
 
 def critic():
@@ -163,6 +165,15 @@ def test_a_diverging_run_is_rolled_back_and_said(rate):
 def test_what_only_gets_worse_is_rolled_back():
     report, weight = learned(Brightness(-1e-4))
     assert weight == 1.5 and report.rolled_back and "as it was" in report.reason
+
+
+@pytest.mark.parametrize(
+    "opinion, kept", [(1.5, False), (1.4, False), (1.0, True), (0.7, True), (1.02, True)]
+)
+def test_what_goes_away_from_a_second_opinion_is_rolled_back(opinion, kept):
+    report, weight = learned(Brightness(0.0125), 40, opinion=[opinion * PICTURE])
+    assert report.rolled_back != kept and (weight == 1.5) != kept
+    assert ("blur is doubted, the model is as it was" in report.reason) != kept
 
 
 def test_interrupted_it_returns_the_best_so_far():

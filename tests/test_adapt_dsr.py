@@ -13,7 +13,7 @@ from pysr.adapt.zssr import Learning
 from pysr.degrade import classical, imresize
 from pysr.degrade.deep_linear import GivenBlur
 from pysr.evaluate import psnr
-from pysr.nets import build, load_model
+from pysr.nets import build, default_model, load_model
 
 BLUR = blur.anisotropic(2.2, 1.2, 0.5, 15)
 SMALL = DSRConfig(layers=4, features=16, matrix=48, resolver=Learning(patch=32))
@@ -87,7 +87,8 @@ def test_a_dan_goes_on_from_the_clean_picture(lr, known):
 
 def test_a_plain_network_has_the_shipped_dan_estimate(lr, network):
     learned = adapt.dsr(network, lr, budget=1, config=SMALL, device="cpu")
-    estimate = pysr.load(scale=2, device="cpu").estimate(lr)
+    finder = default_model(2, many_on=torch.device("cpu"))
+    estimate = pysr.load(finder, device="cpu").estimate(lr)
     torch.testing.assert_close(learned.report.kernel, estimate)
     with pytest.raises(ValueError, match="kernel: expected one, as no shipped model .* at x5"):
         adapt.dsr(network.with_scale(5), lr, budget=1, config=SMALL, device="cpu")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -158,6 +159,21 @@ def test_each_variant_teaches_what_it_says(network, blurred, variant, joint):
     learns_blur = joint or "internal" in VARIANTS[variant]
     assert torch.equal(degradation.kernel().detach(), start) is not learns_blur
     assert not torch.equal(learner.model.conv_last.weight, network.conv_last.weight)
+
+
+@pytest.mark.parametrize("true, found, kept", [(1.6, 1.6, True), (0.6, 2.8, False)])
+def test_a_blur_that_was_misread_sharpens_nothing(photograph, monkeypatch, true, found, kept):
+    """It meets its own criterion; what the DAN makes of the picture tells."""
+    module = sys.modules["pysr.adapt.onsr"]  # the package has the function of that name
+    monkeypatch.setattr(module, "estimated_kernel", lambda *_: blur.isotropic(found))
+    lr = classical(photograph, blur.isotropic(true), 2)
+    model = load_model("rrdb-lite-x2")
+    adapted = onsr(model, lr, budget="60 steps", device="cpu", config=QUICK)
+    before = psnr(pysr.Upscaler(model, device="cpu")(lr).image, photograph, 2)
+    after = psnr(adapted.upscaler(lr).image, photograph, 2)
+    assert adapted.report.rolled_back != kept
+    assert after > before + 1 if kept else after == before
+    assert ("blur is doubted, the model is as it was" in adapted.report.reason) != kept
 
 
 def test_never_worse_by_its_own_criterion(network, blurred):

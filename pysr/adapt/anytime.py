@@ -15,6 +15,11 @@ then judges is how far the restoration, degraded again, is from the picture with
 Stein's unbiased estimate of that, which needs no such picture, but to know how much of a change in
 the input comes through; a random one tells (Ramani, Blu and Unser, "Monte-Carlo SURE", 2008).
 
+None of that sees a blur that was estimated wrong. Where a plain network is taught, the DAN that
+found the blur can be asked for its own restoration, in which a wrong blur does less harm, as it
+learned to expect some error. What was learned and lies further from that than the unadapted weights
+did is put back, unless the two are alike anyway.
+
 Nothing between two looks waits for the device: losses are summed on it.
 """
 
@@ -40,6 +45,8 @@ from pysr.tiling import inside
 LOOK_EVERY = 20  # steps
 CLEAR = 10 * math.log10(12 * 255**2)  # dB, the noise of rounding to 8 bits: more tells nothing
 WORST = 3.0  # dB under the unadapted weights, below which learning has gone astray
+ASTRAY = 0.5  # dB further from a DAN's restoration than before, and
+ALIKE = 36.0  # dB, nearer than that anyway
 CHANGE = 0.25  # of the noise's deviation: what the input is changed by to see what comes through
 
 
@@ -142,6 +149,8 @@ class Anytime:
         lr: crops (1, 3, H, W) of the picture, by which weights are judged.
         started: `time.perf_counter()` when the method was called; the budget counts from there.
         noise: of the picture, as of `Judge`.
+        opinion: what a DAN makes of the crops, see `pysr.adapt.picture.second_opinion`; none where
+            the blur is known.
     """
 
     def __init__(
@@ -151,8 +160,9 @@ class Anytime:
         budget: Budget,
         started: float,
         noise: float = 0.0,
+        opinion: Sequence[Tensor] = (),
     ):
-        self.learner, self.judge = learner, Judge(lr, noise)
+        self.learner, self.judge, self.opinion = learner, Judge(lr, noise), opinion
         self.budget, self.started = budget, started
         self.steps, self.history = 0, []
         before = time.perf_counter()
@@ -179,13 +189,15 @@ class Anytime:
             reason = f"diverged: {error}"
         judges = {self.degradation, self.best.degradation}  # one, where nothing of it learns
         before = {judge: self._unadapted(judge) for judge in judges}
-        rolled_back = not all(
-            self._scored(self.best, judge) > score for judge, score in before.items()
-        )
+        better = all(self._scored(self.best, judge) > score for judge, score in before.items())
+        astray = better and self._astray()
+        rolled_back = astray or not better
         kept = self.start if rolled_back else self.best
         after = self._scored(kept, kept.degradation)
         self.learner.model.load_state_dict(kept.weights)
-        if rolled_back:
+        if astray:
+            outcome = f"went away from what a DAN makes of it, so its blur is doubted, {otherwise}"
+        elif rolled_back:
             found = "nothing learned was better" if self.steps else "no time was left to learn"
             outcome = f"{found}, {otherwise}"
         else:
@@ -244,6 +256,13 @@ class Anytime:
         weights = {name: value.detach().clone() for name, value in state.items()}
         return _Snapshot(self.steps, weights, restored, self.degradation)
 
+    def _astray(self) -> bool:
+        """Whether the best weights went away from what a DAN makes of the picture."""
+        if not self.opinion:
+            return False
+        now, before = (_agreement(s.restored, self.opinion) for s in (self.best, self.start))
+        return now < min(before - ASTRAY, ALIKE)
+
     def _scored(self, snapshot: _Snapshot, degradation: GivenBlur | Camera) -> float:
         return self.judge.score(snapshot.restored, degradation)
 
@@ -255,3 +274,10 @@ class Anytime:
         self.learner.model.load_state_dict(self.start.weights)
         restore = partial(self.learner.restore_under, degradation=degradation)
         return self.judge.score(self.judge.restored(restore), degradation)
+
+
+def _agreement(restored: Sequence[Tensor], opinion: Sequence[Tensor]) -> float:
+    """PSNR in dB between restorations of the same crops."""
+    squares = [(a - b).square() for a, b in zip(restored, opinion, strict=False)]
+    error = float(sum(each.sum() for each in squares)) / sum(each.numel() for each in squares)
+    return -10 * math.log10(max(error, 1e-12))

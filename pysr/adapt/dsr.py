@@ -40,6 +40,7 @@ from pysr.adapt.picture import (
     judged_on,
     noise_of,
     own_teacher,
+    second_opinion,
     student,
     teaching,
 )
@@ -210,8 +211,8 @@ def dsr(
     model = student(model)
     scale = model.config.scale
     lr = own_teacher(image, scale, device)
-    if kernel is None:
-        kernel = estimated_kernel(lr, model)
+    estimated = kernel is None
+    kernel = estimated_kernel(lr, model) if estimated else kernel
     kernel = blur.check_kernel(kernel).cpu()
     noise = noise_of(lr, noise)
     settings = {
@@ -232,7 +233,9 @@ def dsr(
     phases = dsr_phases(whole, lr, config, noise, seed)
     chain = Chain([finer, ensemble.network])
     learner = Phases(whole, phases, unadapted, chain, whole.degradation, budget, started)
-    report = Anytime(learner, judged_on(lr), budget, started, noise).run("dsr")
+    parts = judged_on(lr)
+    opinion = second_opinion(parts, model, kernel) if estimated and not noise else []
+    report = Anytime(learner, parts, budget, started, noise, opinion).run("dsr")
     upscaler = Upscaler(before if report.rolled_back else whole, device=str(device), kernel=kernel)
     form = partial(dsr_form, report=report, settings=settings)
     return Adapted(upscaler, report, model, form, settings)

@@ -40,6 +40,7 @@ from pysr.adapt.picture import (
     knows_blur,
     noise_of,
     one_picture,
+    second_opinion,
     student,
     teaching,
 )
@@ -288,11 +289,16 @@ def pool_for(
 def first_blur(lr: Tensor, model: nn.Module, config: ONSRConfig) -> DeepLinear:
     """Gd as it begins for a picture (1, 3, H, W): of a wide estimate the middle that folds."""
     scale = model.config.scale
-    if config.begin == "gaussians" or not knows_blur(model):
+    if not begins_from_estimate(model, config):
         return DeepLinear(scale)
     estimate = estimated_kernel(lr, model)
     most = most_to_begin(scale)
     return DeepLinear(scale, blur.resized(estimate, most) if len(estimate) > most else estimate)
+
+
+def begins_from_estimate(model: nn.Module, config: ONSRConfig) -> bool:
+    """Whether the blur of a picture is first looked for by a DAN."""
+    return config.begin != "gaussians" and knows_blur(model)
 
 
 @teaching
@@ -350,6 +356,9 @@ def onsr(
     pool = pool_for(lr, scale, hr_pool, config, seed, gd, budget)
     learner = ONSR(copy.deepcopy(model), lr, pool, gd, config, seed, noise)
     crops = [crop for _, _, crop in informative_crops(lr)]
-    report = Anytime(learner, crops, budget, started, noise).run("onsr")
+    opinion = []
+    if kernel is None and degradation is None and not noise and begins_from_estimate(model, config):
+        opinion = second_opinion(crops, model, gd.kernel().detach())
+    report = Anytime(learner, crops, budget, started, noise, opinion).run("onsr")
     taught = learner.model.eval()
     return Adapted(Upscaler(taught, device=str(device), kernel=report.kernel), report, model)

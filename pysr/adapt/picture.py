@@ -121,6 +121,16 @@ def knows_blur(model: nn.Module) -> bool:
     return isinstance(model, DAN) or model.config.scale in DEFAULTS
 
 
+def second_opinion(parts: list[Tensor], model: nn.Module, kernel: Tensor) -> list[Tensor]:
+    """What the shipped DAN makes of parts (1, 3, H, W) of a picture under the blur that it found,
+    for `Anytime` to hold against what a plain model of its scale was taught; of a DAN none."""
+    if isinstance(model, DAN):
+        return []
+    dan = load_model(default_model(model.config.scale, many_on=parts[0].device))
+    with Upscaler(dan, kernel=kernel, device=str(parts[0].device)) as upscaler:
+        return [upscaler(part).image for part in parts]
+
+
 def estimated_kernel(lr: Tensor, model: nn.Module) -> Tensor:
     """(k, k), the blur of (1, 3, H, W): as the model finds it if it is a DAN, else as the shipped
     DAN of its scale does.

@@ -50,6 +50,7 @@ def inspect(upscaler: Upscaler, image) -> Inspection:
     """Look at one picture (a form that `Upscaler` takes; of a batch, the first).
 
     The kernel depends on the model's scale: it is the blur before an s-fold bicubic downsampling.
+    Where the Upscaler assumes one, it is that.
     """
     rgb = arrays.unpack(image).rgb[:1]
     estimate = upscaler.estimates(image)[0]
@@ -63,11 +64,22 @@ def inspect(upscaler: Upscaler, image) -> Inspection:
         noise=noise,
         confidence=estimate.confidence,
         clean=clean,
-        words=_words(width, noise, estimate.confidence, clean),
+        words=_words(width, noise, _source(upscaler, estimate.confidence), clean),
     )
 
 
-def _words(width: float, noise: float, confidence: float, clean: bool) -> str:
+def _source(upscaler: Upscaler, confidence: float) -> str:
+    """Where a kernel comes from, as a sentence."""
+    if upscaler.known() is not None:
+        return "The blur was given, not looked for."
+    if math.isnan(confidence):
+        return "One part of it tells of the blur: estimated once, without a cross-check."
+    if confidence < 0.7:
+        return "Its parts disagree about the blur: take the estimate with care."
+    return "Its parts agree about the blur."
+
+
+def _words(width: float, noise: float, source: str, clean: bool) -> str:
     if math.isnan(width):
         return "This picture is of one colour: no blur can be seen in it."
     if clean:
@@ -86,10 +98,4 @@ def _words(width: float, noise: float, confidence: float, clean: bool) -> str:
         sentences.append(f"It has {strength} {kind} (deviation {noise * 255:.1f} of 255).")
     else:
         sentences.append("It has next to no noise.")
-    if math.isnan(confidence):
-        sentences.append("One part of it tells of the blur: estimated once, without a cross-check.")
-    elif confidence < 0.7:
-        sentences.append("Its parts disagree about the blur: take the estimate with care.")
-    else:
-        sentences.append("Its parts agree about the blur.")
-    return " ".join(sentences)
+    return " ".join((*sentences, source))

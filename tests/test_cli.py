@@ -233,6 +233,18 @@ def test_degrade_is_the_librarys_degradation(picture, tmp_path):
     np.testing.assert_array_equal(pictures.read(tmp_path / "lr.png").pixels, expected)
 
 
+def test_degrade_names_what_failed_of_a_folder_and_does_the_rest(picture, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(picture.read_bytes())
+    (folder / "b.png").write_text("no picture")
+    assert run("degrade", folder, tmp_path / "out", "--scale", 2) == 2
+    error = capsys.readouterr().err
+    assert "b.png" in error and "1 of 3 files were not degraded" in error
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
 def test_degrade_keeps_alpha_and_depth(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 65535, (40, 40, 4), np.uint16)
     pictures.write(tmp_path / "deep.png", pictures.Picture(pixels))

@@ -9,6 +9,7 @@ import pysr
 from pysr import blur, page
 from pysr.degrade import classical
 from pysr.inspection import inspect
+from pysr.nets import load_model
 from pysr.noise import CLEAN_NOISE
 
 
@@ -45,6 +46,15 @@ def test_noise_is_named(upscaler, hr):
 def test_small_pictures_have_no_cross_check(upscaler):
     found = inspect(upscaler, np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8))
     assert math.isnan(found.confidence) and "without a cross-check" in found.words
+
+
+def test_a_blur_that_was_given_is_not_called_found(hr):
+    lr = classical(hr, blur.isotropic(1.6), 2)
+    model = load_model("dan-lite-x2")
+    with pysr.Upscaler(model, kernel=blur.isotropic(2.4), device="cpu") as told:
+        found = inspect(told, lr)
+    assert found.width == pytest.approx(1.2, abs=0.01)
+    assert "given" in found.words and "agree" not in found.words
 
 
 @pytest.mark.parametrize("level", [0, 99, 255])

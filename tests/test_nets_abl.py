@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -45,8 +47,10 @@ def test_a_factor_set_later_changes_the_blur_and_nothing_else():
     assert model.factor == 2.0 and not torch.allclose(model(y), before)
     torch.testing.assert_close(model(y), other(y))  # of the same seed
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="factor"):
-        model.set_factor(0)
+    for factor, message in ((0, "above 0, got 0"), (1e9, "1e[+]09 leaves"), (math.inf, "leaves")):
+        with pytest.raises(ValueError, match=message):
+            model.set_factor(factor)
+    assert model.factor == 2.0
 
 
 def test_published_sizes_and_bad_configurations():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pysr import arrays, blur, degrade, pictures
 from pysr.cli import one_line
+from pysr.cli.many import Many
 from pysr.cli.options import fitting, kernel
 from pysr.cli.video import inputs_and_outputs, is_video
 from pysr.degrade import classical
@@ -82,17 +83,20 @@ def run(options: argparse.Namespace) -> int:
     if options.pixel_format and not any(is_video(*pair) for pair in pairs):
         raise ValueError(f"pixel-format: for video only, and {options.input} is none")
     taken = {path.resolve() for pair in pairs for path in pair}
+    many = Many("degrade", "degraded", len(pairs))
     for source, target in pairs:
-        if is_video(source, target):
-            made = _degrade_clip(source, target, degradation, scale, device, options)
-        else:
-            picture = pictures.read(source)
-            if Path(options.input).is_dir():
-                target = fitting(target, picture, 1, taken)
-            seed = blur.named_seed(options.seed, source.name)
-            height, width = _degrade_picture(picture, target, degradation, device, seed)
-            made = f"{width}x{height}"
-        print(one_line(f"{source} -> {target} ({made})"), flush=True)
+        with many.file(source):
+            if is_video(source, target):
+                made = _degrade_clip(source, target, degradation, scale, device, options)
+            else:
+                picture = pictures.read(source)
+                if Path(options.input).is_dir():
+                    target = fitting(target, picture, 1, taken)
+                seed = blur.named_seed(options.seed, source.name)
+                height, width = _degrade_picture(picture, target, degradation, device, seed)
+                made = f"{width}x{height}"
+            print(one_line(f"{source} -> {target} ({made})"), flush=True)
+    many.check()
     return 0
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from pysr import pictures
 from pysr.adapt import taught
-from pysr.cli import CommandError, one_line
+from pysr.cli import one_line
 from pysr.cli.finished import Finished
+from pysr.cli.many import Many
 from pysr.cli.options import (
     adaptation,
     add_adapt_arguments,
@@ -67,30 +67,20 @@ def run(options: argparse.Namespace) -> int:
     restorer = upscaler(options) if len(videos) < len(pairs) else None
     taken = {path.resolve() for pair in pairs for path in pair}
     finished = Finished(target, options) if videos and source not in videos else None
-    failures, reports = [], []
+    many, reports = Many("upscale", "upscaled", len(pairs)), []
     for source, target in pairs:
-        try:
+        with many.file(source):
             if source in videos:
                 about = _upscale_clip(options, source, target, learning, finished)
             else:
                 about = _upscale_picture(restorer, source, target, known, learning, options, taken)
             reports.append(about)
-        except BrokenPipeError:  # the reader of our output has gone, no file is at fault
-            raise
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            if len(pairs) == 1:
-                raise
-            failures.append(source)
-            words = str(error) or type(error).__name__
-            where = "" if str(source) in words else f"{source}: "
-            print(one_line(f"pysr upscale: {where}{words}"), file=sys.stderr)
-    if finished and not failures:
+    if finished and not many.failed:
         finished.forget()
     if options.report:
         content = reports[0] if videos and len(pairs) == 1 else reports
         write_json(options.report, content)
-    if failures:
-        raise CommandError(f"{len(failures)} of {len(pairs)} files were not upscaled")
+    many.check()
     return 0
 
 

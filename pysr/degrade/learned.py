@@ -138,7 +138,7 @@ class LearnedDegradation:
     def with_factor(self, factor: float) -> LearnedDegradation:
         """The same for another imaging system (abl.txt, section 4.2.2).
 
-        Raises ValueError where there is no factor to change, or for one that is not above 0.
+        Raises ValueError where there is no factor to change, or as `ABL.set_factor`.
         """
         if not isinstance(self.network, ABL):
             raise ValueError(

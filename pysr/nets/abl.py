@@ -89,10 +89,17 @@ class ABL(nn.Module):
     def set_factor(self, factor: float) -> None:
         """Blur by other Gaussians from now on, noted in `config`; what was learned stays.
 
-        Raises ValueError unless the factor is above 0.
+        Raises ValueError unless the factor is above 0, and for one whose Gaussians are so wide, or
+        so narrow, that the kernels keep less than half of them.
         """
         factors = (factor, SECOND_FACTOR * factor)[: self.config.group]
         gaussians = blur.mixture_gaussians(self.config.kernel_size, factors)
+        kept = gaussians.sum((1, 2))
+        if not bool(((kept - 1).abs() <= 0.5).all()):
+            raise ValueError(
+                f"factor: expected Gaussians that {self.config.kernel_size} taps hold at least "
+                f"half of, {factor:.4g} leaves {kept.min().item():.2g}"
+            )
         self.gaussians = gaussians.to(self.logits)
         self.config = replace(self.config, factor=float(factor))
 

@@ -39,7 +39,7 @@ from pysr.video.writer import SegmentWriter
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FRAMES, SEGMENT = 64, 32
-ROUNDS = 3
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
